@@ -260,7 +260,8 @@ export class Coordinator {
       const reason = isOwnFault ? report.message : `${name} reports: ${report.message}`;
       this.#abort(!isOwnFault ? suspect : reporter < this.worldSize ? reporter : -1, step, reason, false);
     };
-    if (isOwnFault) decide();
+    // Silence is the evidence that the grace would wait for.
+    if (isOwnFault || this.#silentRank() >= 0) decide();
     else this.#after(EVIDENCE_GRACE_MS, decide);
   }
 

@@ -47,7 +47,17 @@ export async function launch(options: LaunchOptions): Promise<{ exitCode: number
     tlsCa: options.tlsCa,
   };
   const coordinator: CoordinatorHost | undefined =
-    nodeRank === 0 ? await hostCoordinator({ host, port, token, runId, worldSize, ...security }) : undefined;
+    nodeRank === 0
+      ? await hostCoordinator({
+          host,
+          port,
+          token,
+          runId,
+          worldSize,
+          ...security,
+          onRefused: ({ code, message }) => stderr.write(`kvring launch: refused a client: ${message} [${code}]\n`),
+        })
+      : undefined;
 
   let firstFailure: RankExit | undefined;
   const printer = new RankPrinter({ isPrefixed: worldSize > 1, stdout, stderr });

@@ -67,8 +67,9 @@ describe('an engine of one rank', function () {
     const engine = await createEngine({ device: gpu().device });
     expectReference(one, await engine.forward(one.inputs, { maskType: 'causal' }));
     await engine.close();
-    const buffer = gpu().device.createBuffer({ size: 16, usage: 8 });
-    await gpu().device.queue.onSubmittedWorkDone();
-    buffer.destroy();
+    const data = Float32Array.of(1, 2, 3);
+    const tensor = uploadTensor(gpu(), 'after', [3], data);
+    expect(await readTensor(gpu(), tensor)).to.deep.equal(data);
+    gpu().pool.release(tensor.buffer);
   });
 });

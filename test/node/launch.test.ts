@@ -70,6 +70,16 @@ describe('kvring launch', function () {
     for (const { maxAbsError } of reports) expect(maxAbsError).to.be.within(1e-12, 5e-6);
   });
 
+  it('says whom it turned away: a rank that asks for a number that is taken', async () => {
+    const program = 'process.env.RANK = "0"; import(process.argv[1]).catch(() => process.exit(3))';
+    const { exitCode, stderr } = await runLaunch({
+      command: [process.execPath, ...process.execArgv, '-e', program, SCRIPT],
+      nprocPerNode: 2,
+    });
+    expect(exitCode, stderr).not.to.equal(0);
+    expect(stderr).to.match(/refused a client: rendezvous: rank 0 of 2 has already joined \[ERR_RANK\]/);
+  });
+
   it('sets torchrun’s variables and passes the script’s own arguments on', async () => {
     const program =
       'process.stdout.write(["RANK","WORLD_SIZE","LOCAL_RANK","LOCAL_WORLD_SIZE","MASTER_ADDR"].map((n) => process.env[n]).join() + process.argv.slice(1).join() + (process.env.KVRING_TOKEN.length > 20))';
