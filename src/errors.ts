@@ -11,6 +11,7 @@ export const ERROR_CODES = {
   ERR_FILE: 'a file is missing, cut short, or not what it claims to be',
   ERR_USAGE: 'the command line is wrong',
   ERR_CLOSED: 'the object was used after close()',
+  ERR_ORDER: 'the call needs another call before it',
   // DeviceError
   ERR_NO_ADAPTER: 'no WebGPU adapter was found',
   ERR_MISSING_FEATURE: 'the adapter lacks a feature that the call needs',

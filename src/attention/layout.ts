@@ -1,6 +1,7 @@
 // Which tokens a rank holds. A shard is a list of segments of the global sequence; its rows are stored one segment after
 // another. Layouts work for any number of ranks and any length: chunks may be uneven, or empty. Pure.
 import { ConfigError } from '../errors.ts';
+import type { TensorData } from '../tensor/tensor.ts';
 
 /** `length` tokens of the global sequence: start, start + stride, … */
 export interface Segment {
@@ -88,15 +89,15 @@ export function shardPositions(shard: Shard): Uint32Array {
  * Copies the rows of a shard out of a whole tensor seen as [outer, S, inner]: `source` is whole, the result is
  * [outer, shardLength, inner]. For [B, S, H, D] outer is B and inner is H·D; for lse [B, H, S] outer is B·H, inner 1.
  */
-export function gatherShard(
-  source: Float32Array,
+export function gatherShard<Data extends TensorData>(
+  source: Data,
   shard: Shard,
   outer: number,
   seqLen: number,
   inner: number,
-): Float32Array<ArrayBuffer> {
+): Data {
   const rows = shardLength(shard);
-  const result = new Float32Array(outer * rows * inner);
+  const result = new (source.constructor as new (length: number) => Data)(outer * rows * inner);
   forEachRun(shard, (row, token, length) => {
     for (let index = 0; index < outer; index++) {
       const from = (index * seqLen + token) * inner;
@@ -107,9 +108,9 @@ export function gatherShard(
 }
 
 /** The inverse of {@link gatherShard}: writes a shard's rows into their places in the whole tensor `target`. */
-export function scatterShard(
-  target: Float32Array,
-  source: Float32Array,
+export function scatterShard<Data extends TensorData>(
+  target: Data,
+  source: Data,
   shard: Shard,
   outer: number,
   seqLen: number,

@@ -1,12 +1,16 @@
-// The sizes and options of one attention call, and their validation. Shape legend, used in every comment of kvring:
-//   B batch   S sequence (Sq of queries, Skv of keys)   H query heads   Hkv KV heads   D head dim (Dqk, Dv)
+// The sizes of one attention call. Shape legend, used in every comment of kvring:
+//   B batch   S sequence (Sq of queries, Skv of keys)   H query heads   Hkv KV heads   D head dim (Dqk, Dv)   T packed tokens
 //   q, out [B, Sq, H, D]   k [B, Skv, Hkv, Dqk]   v [B, Skv, Hkv, Dv]   lse [B, H, Sq] f32
+//   packed: q, out [T, H, D]   k, v [T, Hkv, D]   lse [H, T]; inside, a packed call is a call with B = 1 and S = T
 import { ConfigError } from '../errors.ts';
-import { type F32Tensor, type HostTensor, validateTensor } from '../tensor/tensor.ts';
+import { type HostTensor, validateTensor } from '../tensor/tensor.ts';
+import { UNLIMITED } from './mask.ts';
 
 /** The sizes of one attention call. */
 export interface AttentionShape {
+  /** 1 when packed. */
   batch: number;
+  /** Rows of q of a batch entry: Sq, or T when packed. */
   seqLenQ: number;
   seqLenKv: number;
   numHeads: number;
@@ -20,18 +24,6 @@ export interface AttentionShape {
 
 export const MAX_HEAD_DIM = 256;
 
-/** Mask types that this version computes. */
-export const MASK_TYPES = ['no_mask', 'causal'] as const;
-export type MaskType = (typeof MASK_TYPES)[number];
-
-/** What changes the result of a call; every field has its default filled in. */
-export interface AttentionOptions {
-  /** `causal` keeps key j for query i when j ≤ i (top-left aligned). */
-  maskType: MaskType;
-  /** Scores are softmaxScale · q·k; default 1/√Dqk. */
-  softmaxScale: number;
-}
-
 /** Throws a ConfigError unless every size is a positive integer and the heads divide. */
 export function validateShape(shape: AttentionShape): void {
   for (const [name, value] of Object.entries(shape) as [string, number][]) {
@@ -39,7 +31,7 @@ export function validateShape(shape: AttentionShape): void {
       throw new ConfigError('ERR_SHAPE', `attention: ${name} must be a positive integer, got ${name}=${value}`);
     }
   }
-  const { numHeads, numKvHeads, headDimQk, headDimV } = shape;
+  const { numHeads, numKvHeads, headDimQk, headDimV, seqLenQ, seqLenKv } = shape;
   if (numHeads % numKvHeads !== 0) {
     throw new ConfigError(
       'ERR_SHAPE',
@@ -52,44 +44,39 @@ export function validateShape(shape: AttentionShape): void {
       `attention: head dims up to ${MAX_HEAD_DIM} are supported, got headDimQk=${headDimQk}, headDimV=${headDimV}`,
     );
   }
-}
-
-/** Throws a ConfigError unless the options are known and in range. */
-export function validateOptions({ maskType, softmaxScale }: AttentionOptions): void {
-  if (!MASK_TYPES.includes(maskType)) {
+  if (seqLenQ >= UNLIMITED || seqLenKv >= UNLIMITED) {
     throw new ConfigError(
-      'ERR_OPTION',
-      `attention: maskType must be one of ${MASK_TYPES.join(', ')}, got maskType=${String(maskType)}`,
+      'ERR_SHAPE',
+      `attention: sequences shorter than 2^30 are supported, got seqLenQ=${seqLenQ}, seqLenKv=${seqLenKv}`,
     );
-  }
-  if (!Number.isFinite(softmaxScale)) {
-    throw new ConfigError('ERR_OPTION', `attention: softmaxScale must be finite, got softmaxScale=${softmaxScale}`);
   }
 }
 
 /**
- * The shape that q [B, Sq, H, Dqk], k [B, Skv, Hkv, Dqk] and v [B, Skv, Hkv, Dv] agree on.
- * Throws a ConfigError that names the tensors and sizes when they do not, or when a dtype is not f32.
+ * The shape that q [B, Sq, H, Dqk], k [B, Skv, Hkv, Dqk] and v [B, Skv, Hkv, Dv] agree on, or the same without B (packed).
+ * Throws a ConfigError that names the tensors and sizes when they do not, or when their dtypes differ or are not f32, f16
+ * or bf16.
  */
 export function inferShape(q: HostTensor, k: HostTensor, v: HostTensor): AttentionShape {
   for (const [name, tensor] of Object.entries({ q, k, v })) {
     validateTensor(name, tensor);
-    if (tensor.dtype !== 'f32') {
+    if (tensor.dtype === 'i32' || tensor.dtype !== q.dtype) {
       throw new ConfigError(
-        'ERR_UNSUPPORTED',
-        `attention: this version computes f32, got ${name}.dtype=${tensor.dtype}`,
+        'ERR_DTYPE',
+        `attention: q, k and v must have one dtype, f32, f16 or bf16, got ${name}.dtype=${tensor.dtype}, q.dtype=${q.dtype}`,
       );
     }
-    if (tensor.shape.length !== 4) {
+    if (tensor.shape.length !== q.shape.length || (tensor.shape.length !== 4 && tensor.shape.length !== 3)) {
       throw new ConfigError(
         'ERR_SHAPE',
-        `attention: ${name} must be [batch, seqLen, heads, headDim], got shape [${tensor.shape.join(', ')}]`,
+        `attention: q, k and v must be [batch, seqLen, heads, headDim], or all packed as [tokens, heads, headDim], ` +
+          `got ${name} [${tensor.shape.join(', ')}]`,
       );
     }
   }
-  const [batch, seqLenQ, numHeads, headDimQk] = q.shape as [number, number, number, number];
-  const [batchK, seqLenKv, numKvHeads, headDimK] = k.shape as [number, number, number, number];
-  const [batchV, seqLenV, numHeadsV, headDimV] = v.shape as [number, number, number, number];
+  const [batch, seqLenQ, numHeads, headDimQk] = withBatch(q.shape);
+  const [batchK, seqLenKv, numKvHeads, headDimK] = withBatch(k.shape);
+  const [batchV, seqLenV, numHeadsV, headDimV] = withBatch(v.shape);
   const shapes = `q=[${q.shape.join(', ')}], k=[${k.shape.join(', ')}], v=[${v.shape.join(', ')}]`;
   if (batchK !== batch || batchV !== batch) {
     throw new ConfigError('ERR_SHAPE', `attention: q, k and v must have the same batch size, got ${shapes}`);
@@ -105,22 +92,6 @@ export function inferShape(q: HostTensor, k: HostTensor, v: HostTensor): Attenti
   return shape;
 }
 
-/** Floating-point operations of a forward: 4·B·H·(pairs that the mask keeps)·D, D the mean of Dqk and Dv. */
-export function forwardFlops(shape: AttentionShape, maskType: MaskType): number {
-  const { batch, numHeads, seqLenQ, seqLenKv, headDimQk, headDimV } = shape;
-  const pairs = seqLenQ * seqLenKv * (maskType === 'causal' ? 0.5 : 1);
-  return 2 * batch * numHeads * pairs * (headDimQk + headDimV);
-}
-
-/** q, k, v in, whole. */
-export interface AttentionInputs {
-  q: HostTensor;
-  k: HostTensor;
-  v: HostTensor;
-}
-
-/** out [B, Sq, H, Dv] and lse [B, H, Sq]: the natural log of the sum of exp(score) of a row; −Infinity without a key. */
-export interface AttentionResult {
-  out: F32Tensor;
-  lse: F32Tensor;
+function withBatch(shape: readonly number[]): [number, number, number, number] {
+  return (shape.length === 3 ? [1, ...shape] : shape) as [number, number, number, number];
 }

@@ -4,6 +4,10 @@ import { ConfigError } from '../errors.ts';
 /** Element types of attention tensors; `i32` for lengths. */
 export type DType = 'f32' | 'f16' | 'bf16' | 'i32';
 
+/** Element types of q, k, v, out and their gradients. */
+export const FLOAT_DTYPES = ['f32', 'f16', 'bf16'] as const satisfies readonly DType[];
+export type FloatDType = (typeof FLOAT_DTYPES)[number];
+
 export const BYTES_PER_ELEMENT: Readonly<Record<DType, number>> = { f32: 4, f16: 2, bf16: 2, i32: 4 };
 
 /** The bits of f16 and bf16 elements travel in a Uint16Array: JavaScript on Node 20 has no 16-bit float array. */
@@ -28,8 +32,8 @@ export function numElements(shape: readonly number[]): number {
 }
 
 /** An f32 tensor of zeros, or over the given data. */
-export function f32Tensor(shape: readonly number[], data = new Float32Array(numElements(shape))): F32Tensor {
-  return { data, shape, dtype: 'f32' };
+export function f32Tensor(shape: readonly number[], data?: Float32Array): F32Tensor {
+  return { data: data ?? new Float32Array(numElements(shape)), shape, dtype: 'f32' };
 }
 
 /** The bytes of a tensor, without a copy. */

@@ -1,14 +1,8 @@
-// Shapes and options: what fits together is accepted, everything else is refused with the sizes that do not fit.
+// Shapes: what fits together is accepted, everything else is refused with the sizes that do not fit.
 import { expect } from 'chai';
-import {
-  type AttentionShape,
-  forwardFlops,
-  inferShape,
-  MAX_HEAD_DIM,
-  validateOptions,
-  validateShape,
-} from '../../src/attention/shape.ts';
-import { f32Tensor, type HostTensor } from '../../src/tensor/tensor.ts';
+import { type AttentionShape, inferShape, MAX_HEAD_DIM, validateShape } from '../../src/attention/shape.ts';
+import { fromFloat32 } from '../../src/tensor/float16.ts';
+import { f32Tensor, type FloatDType, type HostTensor } from '../../src/tensor/tensor.ts';
 import { expectConfigError } from '../helpers/expect-config-error.ts';
 
 const SHAPE: AttentionShape = {
@@ -37,8 +31,12 @@ describe('inferShape', () => {
     ['other KV heads', { v: [2, 6, 1, 10] }, /same length and heads/],
     ['another head dim of k', { k: [2, 6, 3, 4] }, /same head dim/],
     ['heads that do not divide', { q: [2, 4, 8, 8] }, /multiple of numKvHeads, got numHeads=8, numKvHeads=3/],
-    ['a packed tensor', { q: [4, 9, 8] }, /q must be \[batch, seqLen, heads, headDim\]/],
-    ['a head dim above the limit', { v: [2, 6, 3, MAX_HEAD_DIM + 1] }, /headDimV=257/],
+    [
+      'one packed tensor among others',
+      { q: [4, 9, 8] },
+      /q, k and v must be \[batch, seqLen, heads, headDim\], or all packed/,
+    ],
+    ['tensors of another rank', { q: [9, 8], k: [3, 8], v: [3, 10] }, /q, k and v must be/],
   ];
   for (const [title, change, pattern] of refusals) {
     it(`refuses ${title}`, () => {
@@ -65,14 +63,39 @@ describe('inferShape', () => {
     expectConfigError(() => inferShape({ ...q, dtype: 'f64' as 'f32' }, k, v), 'ERR_DTYPE', /dtype=f64/);
   });
 
-  it('refuses dtypes that this version does not compute', () => {
-    const [q, k, v] = inputs();
-    const half: HostTensor = { data: new Uint16Array(576), shape: q.shape, dtype: 'f16' };
-    expectConfigError(() => inferShape(half, k, v), 'ERR_UNSUPPORTED', /q\.dtype=f16/);
+  it('takes three 16-bit tensors of one dtype, and refuses two dtypes, or integers', () => {
+    const of = (dtype: FloatDType) => inputs().map(({ data, shape }) => fromFloat32(data, shape, dtype));
+    for (const dtype of ['f16', 'bf16'] as const) {
+      const [q, k, v] = of(dtype);
+      expect(inferShape(q, k, v)).to.deep.equal(SHAPE);
+      expectConfigError(() => inferShape(q, k, inputs()[2]), 'ERR_DTYPE', /v\.dtype=f32, q\.dtype=/);
+    }
+    const [q, k, v] = inputs().map(({ data, shape }): HostTensor => ({
+      data: Int32Array.from(data),
+      shape,
+      dtype: 'i32',
+    }));
+    expectConfigError(() => inferShape(q, k, v), 'ERR_DTYPE', /q\.dtype=i32/);
+  });
+
+  it('reads packed tensors as one batch entry', () => {
+    const packed = { q: [4, 9, 8], k: [6, 3, 8], v: [6, 3, 10] };
+    expect(inferShape(...inputs(packed))).to.deep.equal({ ...SHAPE, batch: 1 });
   });
 });
 
 describe('validateShape', () => {
+  it('refuses sequences that kernels cannot count in 32 bits', () => {
+    validateShape({ ...SHAPE, seqLenQ: 2 ** 30 - 1, seqLenKv: 2 ** 30 - 1 });
+    for (const name of ['seqLenQ', 'seqLenKv'] as const) {
+      expectConfigError(
+        () => validateShape({ ...SHAPE, [name]: 2 ** 30 }),
+        'ERR_SHAPE',
+        new RegExp(`${name}=1073741824`),
+      );
+    }
+  });
+
   it('accepts head dims up to the limit', () => {
     validateShape({ ...SHAPE, headDimQk: MAX_HEAD_DIM, headDimV: MAX_HEAD_DIM });
   });
@@ -87,28 +110,5 @@ describe('validateShape', () => {
         );
       }
     }
-  });
-});
-
-describe('validateOptions', () => {
-  it('refuses a mask type that is unknown and a scale that is not finite', () => {
-    const maskType = 'diagonal' as 'causal';
-    expectConfigError(() => validateOptions({ maskType, softmaxScale: 1 }), 'ERR_OPTION', /maskType=diagonal/);
-    for (const softmaxScale of [NaN, Infinity]) {
-      expectConfigError(() => validateOptions({ maskType: 'causal', softmaxScale }), 'ERR_OPTION', /softmaxScale=/);
-    }
-  });
-
-  it('accepts a scale of zero and a negative one', () => {
-    validateOptions({ maskType: 'no_mask', softmaxScale: 0 });
-    validateOptions({ maskType: 'causal', softmaxScale: -2 });
-  });
-});
-
-describe('forwardFlops', () => {
-  it('is 4·B·H·Sq·Skv·D, half of it when causal', () => {
-    const shape = { ...SHAPE, headDimV: 8 };
-    expect(forwardFlops(shape, 'no_mask')).to.equal(4 * 2 * 9 * 4 * 6 * 8);
-    expect(forwardFlops(shape, 'causal')).to.equal(2 * 2 * 9 * 4 * 6 * 8);
   });
 });
