@@ -1,4 +1,5 @@
 // What is known of the adapter behind a device: its name, its kind, and the sizes that kernels are chosen by.
+import { DeviceError } from '../errors.ts';
 
 /** Limits that kvring looks at, as the device has them. Bytes where the name says Size. */
 export interface KeyLimits {
@@ -59,4 +60,41 @@ export function readAdapterFacts(device: GPUDevice): AdapterFacts {
       minStorageBufferOffsetAlignment: limits.minStorageBufferOffsetAlignment,
     },
   };
+}
+
+/** Whether all subgroups of an adapter have one known size: what a kernel needs whose lane indices are constants. */
+export function hasFixedSubgroups({ subgroupMinSize, subgroupMaxSize }: AdapterFacts): boolean {
+  return subgroupMinSize > 0 && subgroupMinSize === subgroupMaxSize;
+}
+
+/** Whether an adapter runs a subgroup as the lanes of one vector register. */
+export function prefersSubgroups(adapter: AdapterFacts): boolean {
+  return adapter.isSoftware && hasFixedSubgroups(adapter);
+}
+
+/** Throws DeviceError ERR_MISSING_FEATURE unless the adapter has subgroups of one size. */
+export function requireFixedSubgroups(operation: string, adapter: AdapterFacts): void {
+  if (hasFixedSubgroups(adapter)) return;
+  const { subgroupMinSize, subgroupMaxSize } = adapter;
+  throw new DeviceError(
+    'ERR_MISSING_FEATURE',
+    `${operation}: the subgroup variant needs the feature subgroups and subgroups of one size, ` +
+      `got subgroupMinSize=${subgroupMinSize}, subgroupMaxSize=${subgroupMaxSize}; use the workgroup variant`,
+  );
+}
+
+/** Throws DeviceError ERR_LIMIT unless the device has what a workgroup variant needs. */
+export function requireLimits(
+  operation: string,
+  { limits }: AdapterFacts,
+  needed: Readonly<Partial<Record<keyof KeyLimits, number>>>,
+): void {
+  for (const [name, least] of Object.entries(needed) as [keyof KeyLimits, number][]) {
+    if (limits[name] >= least) continue;
+    throw new DeviceError(
+      'ERR_LIMIT',
+      `${operation}: the workgroup variant needs ${name}=${least}, got ${limits[name]}; ` +
+        'request the device with the limits of its adapter',
+    );
+  }
 }

@@ -2,51 +2,65 @@
 // tiles. One instance serves every shape; it encodes, and neither submits nor allocates tensors.
 import { BindGroupCache, checkBindings, createStorageLayout, type TensorBinding } from './bindings.ts';
 import type { Gpu } from './device.ts';
+import { lseSize, outSize } from './forward-tensors.ts';
 import { createBlockLayout, type PreparedBlock } from './prepared-block.ts';
 
 /** Tensors of a merge, f32. The four buffers do not overlap. */
 export interface MergeTensors {
   /** [B, rowsQ, H, Dv], the running result: read and written. */
   out: TensorBinding;
-  /** [B, H, rowsQ] */
+  /** [B, H, rowsQ]; with max logit twice as long: the largest scores follow. */
   lse: TensorBinding;
   /** [B, rowsQ, H, Dv], the step's result. */
   blockOut: TensorBinding;
-  /** [B, H, rowsQ] */
+  /** Like lse. */
   blockLse: TensorBinding;
 }
+
+export interface MergeOptions {
+  /** Also merge the largest score of each row, behind lse. Default false. */
+  maxLogit?: boolean;
+}
+
+/** On a GPU this many invocations share a row, so that neighbours read neighbours; a CPU prefers one to a row. */
+const GPU_COLUMNS = 16;
+const GPU_WORKGROUP_SIZE = 256;
 
 export class MergeBlock {
   readonly #pipeline: GPUComputePipeline;
   readonly #bindGroups: BindGroupCache;
+  readonly #maxLogit: boolean;
 
-  private constructor(pipeline: GPUComputePipeline, bindGroups: BindGroupCache) {
+  private constructor(pipeline: GPUComputePipeline, bindGroups: BindGroupCache, maxLogit: boolean) {
     this.#pipeline = pipeline;
     this.#bindGroups = bindGroups;
+    this.#maxLogit = maxLogit;
   }
 
   /** Compiles the kernel; it is the same for every head dim. */
-  static async create(gpu: Gpu): Promise<MergeBlock> {
+  static async create(gpu: Gpu, { maxLogit = false }: MergeOptions = {}): Promise<MergeBlock> {
     const layout = createStorageLayout(gpu.device, 'merge-block', ['read', 'read', 'read_write', 'read_write']);
+    const columns = gpu.adapter.isSoftware ? {} : { WORKGROUP_SIZE: GPU_WORKGROUP_SIZE, COLUMNS: GPU_COLUMNS };
     const pipeline = await gpu.pipelines.get({
       shader: 'merge-block.wgsl',
+      overrides: { ...columns, TRACKS_MAX: Number(maxLogit) },
       bindGroupLayouts: [layout, createBlockLayout(gpu.device)],
     });
-    return new MergeBlock(pipeline, new BindGroupCache(gpu.device, layout));
+    return new MergeBlock(pipeline, new BindGroupCache(gpu.device, layout), maxLogit);
   }
 
   /** Records the merge into `pass`, for the block that produced `blockOut`. A block with no tiles records nothing. */
   encode(pass: GPUComputePassEncoder, block: PreparedBlock, { out, lse, blockOut, blockLse }: MergeTensors): void {
-    if (block.workgroups[0] === 0) return;
-    const sizes = block.tensorSizes;
+    if (block.numTiles === 0) return;
+    const [outBytes, lseBytes] = [outSize(block.request), lseSize(block.request, this.#maxLogit)];
     checkBindings(
       'MergeBlock',
       { out, lse, blockOut, blockLse },
-      { out: sizes.out, lse: sizes.lse, blockOut: sizes.out, blockLse: sizes.lse },
+      { out: outBytes, lse: lseBytes, blockOut: outBytes, blockLse: lseBytes },
     );
     pass.setPipeline(this.#pipeline);
     pass.setBindGroup(0, this.#bindGroups.get([blockOut, blockLse, out, lse]));
     pass.setBindGroup(1, block.bindGroup);
-    pass.dispatchWorkgroups(...block.workgroups);
+    pass.dispatchWorkgroups(block.numTiles, block.request.shape.numHeads);
   }
 }

@@ -2,7 +2,9 @@
 // the rows of the block's tiles. (Merges after real attention are in flash-attention-forward.test.ts.)
 import { expect } from 'chai';
 import { MASKED_LSE, mergeWeights } from '../../src/attention/merge.ts';
-import { FlashAttentionForward } from '../../src/gpu/flash-attention-forward.ts';
+import { fillOptions } from '../../src/attention/options.ts';
+import { acquireHeads } from '../../src/gpu/heads-buffer.ts';
+import { PreparedBlock } from '../../src/gpu/prepared-block.ts';
 import { MergeBlock } from '../../src/gpu/merge-block.ts';
 import { readTensor, uploadTensor } from '../../src/gpu/tensor.ts';
 import { useGpu } from '../helpers/gpu-fixture.ts';
@@ -51,32 +53,48 @@ function mergeOnHost({ out, lse, blockOut, blockLse }: MergeInputs): { out: numb
 describe('merge-block', () => {
   const gpu = useGpu();
 
-  /** Merges rows [0, numRows) on the device, in tiles of 30 rows. */
-  async function mergeOnDevice(inputs: MergeInputs, numRows = ROWS): Promise<{ out: Float32Array; lse: Float32Array }> {
-    const attention = await FlashAttentionForward.create(gpu(), { headDimQk: 16, headDimV: DIM, variant: 'workgroup' });
-    const merge = await MergeBlock.create(gpu());
-    const tiles = Array.from({ length: Math.ceil(numRows / 30) }, (_, tile) => ({
-      row: 30 * tile,
-      rowCount: Math.min(30, numRows - 30 * tile),
-      position: 30 * tile,
-      positionStride: 1,
-      firstRange: 0,
-      rangeCount: 0,
-    }));
-    const block = attention.prepareBlock({
+  /** Merges rows [0, numRows) of both batch entries on the device, in tiles of 30 rows. */
+  async function mergeOnDevice(
+    inputs: MergeInputs,
+    numRows = ROWS,
+    maxLogit = false,
+  ): Promise<{ out: Float32Array; lse: Float32Array }> {
+    const merge = await MergeBlock.create(gpu(), { maxLogit });
+    const tilesOf = (sequence: number) =>
+      Array.from({ length: Math.ceil(numRows / 30) }, (_, tile) => ({
+        sequence,
+        offset: 0,
+        row: 30 * tile,
+        rowCount: Math.min(30, numRows - 30 * tile),
+        position: 30 * tile,
+        positionStride: 1,
+        firstRange: 0,
+        rangeCount: 0,
+      }));
+    const tiles = Array.from({ length: BATCH }, (_, sequence) => tilesOf(sequence)).flat();
+    const heads = acquireHeads(gpu());
+    const block = new PreparedBlock(gpu(), {
       schedule: { tiles, ranges: [] },
-      batch: BATCH,
-      numHeads: HEADS,
-      numKvHeads: HEADS,
+      shape: {
+        batch: BATCH,
+        seqLenQ: ROWS,
+        seqLenKv: 1,
+        numHeads: HEADS,
+        numKvHeads: HEADS,
+        headDimQk: 16,
+        headDimV: DIM,
+      },
+      options: fillOptions({ maxLogit }, 16),
       rowsQ: ROWS,
       rowsKv: 1,
-      softmaxScale: 1,
+      heads,
     });
+    const lseShape = maxLogit ? [2, ...LSE_SHAPE] : LSE_SHAPE;
     const tensors = {
       out: uploadTensor(gpu(), 'out', OUT_SHAPE, inputs.out),
-      lse: uploadTensor(gpu(), 'lse', LSE_SHAPE, inputs.lse),
+      lse: uploadTensor(gpu(), 'lse', lseShape, inputs.lse),
       blockOut: uploadTensor(gpu(), 'block-out', OUT_SHAPE, inputs.blockOut),
-      blockLse: uploadTensor(gpu(), 'block-lse', LSE_SHAPE, inputs.blockLse),
+      blockLse: uploadTensor(gpu(), 'block-lse', lseShape, inputs.blockLse),
     };
     const encoder = gpu().device.createCommandEncoder();
     const pass = encoder.beginComputePass();
@@ -85,7 +103,7 @@ describe('merge-block', () => {
     gpu().device.queue.submit([encoder.finish()]);
     const result = { out: await readTensor(gpu(), tensors.out), lse: await readTensor(gpu(), tensors.lse) };
     block.destroy();
-    for (const { buffer } of Object.values(tensors)) gpu().pool.release(buffer);
+    for (const buffer of [heads, ...Object.values(tensors).map((tensor) => tensor.buffer)]) gpu().pool.release(buffer);
     return result;
   }
 
@@ -95,6 +113,22 @@ describe('merge-block', () => {
     const expected = mergeOnHost(inputs);
     expectClose(got.out, expected.out, TOLERANCE.f32.out, OUT_SHAPE);
     expectClose(got.lse, expected.lse, TOLERANCE.f32.lse, LSE_SHAPE);
+  });
+
+  it('merges the largest scores behind lse by their maximum', async () => {
+    const inputs = createMergeInputs();
+    const rows = inputs.lse.length;
+    const [largest, blockLargest] = [seededNormal(rows, 5), seededNormal(rows, 6)];
+    largest.fill(MASKED_LSE, 0, 3);
+    const double = (lse: Float32Array, scores: Float32Array) => Float32Array.from([...lse, ...scores]);
+    const got = await mergeOnDevice(
+      { ...inputs, lse: double(inputs.lse, largest), blockLse: double(inputs.blockLse, blockLargest) },
+      ROWS,
+      true,
+    );
+    expectClose(got.lse.subarray(0, rows), mergeOnHost(inputs).lse, TOLERANCE.f32.lse, LSE_SHAPE);
+    const expected = largest.map((value, row) => Math.max(value, blockLargest[row]));
+    expect(got.lse.subarray(rows)).to.deep.equal(expected);
   });
 
   it('leaves the running result alone, bit for bit, when the block is masked', async () => {

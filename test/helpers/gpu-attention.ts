@@ -1,171 +1,161 @@
-// Runs the attention and merge kernels over shards, one KV block after another as a ring does, on poisoned buffers.
-import { gatherShard, type Shard, shardLength } from '../../src/attention/layout.ts';
-import { MASKED_LSE } from '../../src/attention/merge.ts';
-import { referenceForward } from '../../src/attention/reference.ts';
-import { scheduleBlock } from '../../src/attention/schedule.ts';
-import type { AttentionOptions, AttentionShape, MaskType } from '../../src/attention/shape.ts';
+// Runs the forward and merge kernels over shards, one KV block after another as a ring does, on poisoned buffers, and
+// compares the result with the f64 reference.
+import { gatherShard, shardLength } from '../../src/attention/layout.ts';
+import { keyInterval } from '../../src/attention/mask.ts';
+import { scheduleQueries } from '../../src/attention/schedule.ts';
+import { listPadding, pairShards } from '../../src/attention/sequences.ts';
 import type { Gpu } from '../../src/gpu/device.ts';
-import { FlashAttentionForward } from '../../src/gpu/flash-attention-forward.ts';
-import type { ForwardVariant } from '../../src/gpu/kernel-choice.ts';
+import { createForwardAttention, type ForwardAttention } from '../../src/gpu/forward-attention.ts';
+import { acquireHeads } from '../../src/gpu/heads-buffer.ts';
 import { MergeBlock } from '../../src/gpu/merge-block.ts';
-import { acquireTensor, type GpuTensor, readTensor, uploadTensor, writeTensor } from '../../src/gpu/tensor.ts';
-import { seededNormal } from './seeded.ts';
+import { BUFFER_USAGE } from '../../src/gpu/webgpu-constants.ts';
+import type { TensorData } from '../../src/tensor/tensor.ts';
+import {
+  createInputs,
+  type GpuCase,
+  type GpuInputs,
+  referenceShard,
+  resolveCase,
+  type ShardResult,
+} from './gpu-case.ts';
 import { type Closeness, expectClose, TOLERANCE } from './tolerance.ts';
+
+export { createShape } from './gpu-case.ts';
 
 /** A value that no kernel computes: what a test must not find in a result. */
 export const POISON = 12345;
 
-export interface AttentionCase {
-  shape: AttentionShape;
-  maskType: MaskType;
-  variant: ForwardVariant;
-  /** Tokens of the query rank; default all. */
-  query?: Shard;
-  /** Tokens of each KV block, in the order in which they arrive; default one block of all. */
-  kv?: readonly Shard[];
-}
-
-export interface AttentionInputs {
-  q: Float32Array;
-  k: Float32Array;
-  v: Float32Array;
-}
-
-/** out [B, rowsQ, H, Dv] and lse [B, H, rowsQ] of the query shard. */
-export interface ShardResult {
-  out: Float32Array;
-  lse: Float32Array;
-}
-
-export function createShape(sizes: Partial<AttentionShape> & { headDimQk: number }): AttentionShape {
-  const { seqLenQ = 64, numHeads = 2, headDimQk } = sizes;
-  return {
-    batch: 1,
-    seqLenQ,
-    seqLenKv: seqLenQ,
-    numHeads,
-    numKvHeads: numHeads,
-    headDimV: headDimQk,
-    ...sizes,
+/** The kernel of a case. */
+export function createKernel(gpu: Gpu, testCase: GpuCase): Promise<ForwardAttention> {
+  const { shape, variant, dtype = 'f32', bias, alibi = false } = testCase;
+  const { options, rowsQ } = resolveCase(testCase);
+  const { headDimQk, headDimV } = shape;
+  const groupSize = shape.numHeads / shape.numKvHeads;
+  const features = {
+    dtype,
+    softcap: options.softcap > 0,
+    alibi,
+    bias: bias !== undefined,
+    dropout: options.dropout > 0,
+    maxLogit: options.maxLogit,
   };
+  return createForwardAttention(gpu, {
+    headDimQk,
+    headDimV,
+    features,
+    rowsQ,
+    rowsKv: shape.seqLenKv,
+    groupSize,
+    variant,
+  });
 }
 
-export function createInputs(shape: AttentionShape, seed = 1): AttentionInputs {
-  const { batch, seqLenQ, seqLenKv, numHeads, numKvHeads, headDimQk, headDimV } = shape;
-  return {
-    q: seededNormal(batch * seqLenQ * numHeads * headDimQk, seed),
-    k: seededNormal(batch * seqLenKv * numKvHeads * headDimQk, seed + 1),
-    v: seededNormal(batch * seqLenKv * numKvHeads * headDimV, seed + 2),
-  };
-}
+/** Buffers of one run, all given back at its end. */
+class RunBuffers {
+  readonly #gpu: Gpu;
+  readonly #held: GPUBuffer[] = [];
 
-function optionsOf({ shape, maskType }: AttentionCase): AttentionOptions {
-  return { maskType, softmaxScale: 1 / Math.sqrt(shape.headDimQk) };
+  constructor(gpu: Gpu) {
+    this.#gpu = gpu;
+  }
+
+  upload(label: string, data: TensorData): GPUBuffer {
+    const usage = BUFFER_USAGE.STORAGE | BUFFER_USAGE.COPY_SRC | BUFFER_USAGE.COPY_DST;
+    const buffer = this.#gpu.pool.acquire({ label, byteLength: Math.max(4, data.byteLength), usage });
+    this.#held.push(buffer);
+    this.#gpu.device.queue.writeBuffer(buffer, 0, data.buffer, data.byteOffset, data.byteLength);
+    return buffer;
+  }
+
+  poisoned(label: string, numElements: number): GPUBuffer {
+    return this.upload(label, new Float32Array(numElements).fill(POISON));
+  }
+
+  keep(buffer: GPUBuffer): GPUBuffer {
+    this.#held.push(buffer);
+    return buffer;
+  }
+
+  release(): void {
+    for (const buffer of this.#held.splice(0)) this.#gpu.pool.release(buffer);
+  }
 }
 
 /** Computes a case on the GPU. */
-export async function runAttention(gpu: Gpu, testCase: AttentionCase, inputs: AttentionInputs): Promise<ShardResult> {
-  const { shape, maskType, variant } = testCase;
+export async function runAttention(gpu: Gpu, testCase: GpuCase, inputs: GpuInputs): Promise<ShardResult> {
+  const { shape, lengths, bias = null, alibi } = testCase;
   const { batch, numHeads, numKvHeads, headDimQk, headDimV, seqLenQ, seqLenKv } = shape;
-  const query = testCase.query ?? [{ start: 0, length: seqLenQ, stride: 1 }];
-  const kvShards = testCase.kv ?? [[{ start: 0, length: seqLenKv, stride: 1 }]];
-  const rowsQ = shardLength(query);
+  const { options, sequences, query, kvShards, rowsQ } = resolveCase(testCase);
   const [attention, merge] = await Promise.all([
-    FlashAttentionForward.create(gpu, { headDimQk, headDimV, variant }),
-    MergeBlock.create(gpu),
+    createKernel(gpu, testCase),
+    MergeBlock.create(gpu, { maxLogit: options.maxLogit }),
   ]);
-  const held: GpuTensor[] = [];
-  const upload = (label: string, shapeOf: number[], data: Float32Array): GpuTensor => {
-    const tensor = uploadTensor(gpu, label, shapeOf, data);
-    held.push(tensor);
-    return tensor;
-  };
-  const poisoned = (label: string, shapeOf: number[]): GpuTensor => {
-    const tensor = acquireTensor(gpu.pool, label, shapeOf);
-    writeTensor(gpu, tensor, new Float32Array(tensor.size / 4).fill(POISON));
-    held.push(tensor);
-    return tensor;
-  };
-
-  const q = upload(
-    'q',
-    [batch, rowsQ, numHeads, headDimQk],
-    gatherShard(inputs.q, query, batch, seqLenQ, numHeads * headDimQk),
+  const buffers = new RunBuffers(gpu);
+  const heads = buffers.keep(
+    acquireHeads(gpu, {
+      ...(alibi && { alibiSlopes: inputs.alibiSlopes }),
+      ...(options.sink === 'learnable' && { sink: inputs.sink }),
+    }),
   );
-  const out = poisoned('out', [batch, rowsQ, numHeads, headDimV]);
-  const lse = poisoned('lse', [batch, numHeads, rowsQ]);
-  const blockOut = poisoned('block-out', [batch, rowsQ, numHeads, headDimV]);
-  const blockLse = poisoned('block-lse', [batch, numHeads, rowsQ]);
+  const q = buffers.upload('q', gatherShard(inputs.q.data, query, batch, seqLenQ, numHeads * headDimQk));
+  const biasRows = bias && {
+    bias: buffers.upload('bias', gatherShard(inputs.bias, query, bias.batch * bias.heads, seqLenQ, seqLenKv)),
+  };
+  const [outElements, rows] = [batch * rowsQ * numHeads * headDimV, batch * numHeads * rowsQ];
+  const lseElements = rows * (options.maxLogit ? 2 : 1);
+  const [out, lse] = [buffers.poisoned('out', outElements), buffers.poisoned('lse', lseElements)];
+  const [blockOut, blockLse] = [buffers.poisoned('block-out', outElements), buffers.poisoned('block-lse', lseElements)];
+  const spans = (entry: number) =>
+    sequences.filter((one) => one.batch === entry).map(({ startQ, lenQ }) => [startQ, lenQ] as const);
   for (const [step, kv] of kvShards.entries()) {
-    const rowsKv = shardLength(kv);
-    const k = upload(
-      'k',
-      [batch, rowsKv, numKvHeads, headDimQk],
-      gatherShard(inputs.k, kv, batch, seqLenKv, numKvHeads * headDimQk),
-    );
-    const v = upload(
-      'v',
-      [batch, rowsKv, numKvHeads, headDimV],
-      gatherShard(inputs.v, kv, batch, seqLenKv, numKvHeads * headDimV),
-    );
-    const block = attention.prepareBlock({
-      schedule: scheduleBlock(query, kv, maskType, attention.tileRows, step === 0),
-      batch,
-      numHeads,
-      numKvHeads,
-      rowsQ,
-      rowsKv,
-      softmaxScale: optionsOf(testCase).softmaxScale,
+    const k = buffers.upload('k', gatherShard(inputs.k.data, kv, batch, seqLenKv, numKvHeads * headDimQk));
+    const v = buffers.upload('v', gatherShard(inputs.v.data, kv, batch, seqLenKv, numKvHeads * headDimV));
+    const schedule = scheduleQueries(pairShards(query, kv, sequences), keyInterval(options.maskType, options.window), {
+      tileRows: attention.tileRows,
+      everyRow: step === 0,
+      padding: step === 0 ? listPadding(query, batch, spans) : [],
     });
+    const packed = lengths?.packed ?? false;
+    const countsSink = step === 0 && options.sink !== 'none';
+    const rowsKv = shardLength(kv);
+    const block = attention.prepareBlock({ schedule, shape, options, rowsQ, rowsKv, heads, packed, bias, countsSink });
     const encoder = gpu.device.createCommandEncoder();
     const pass = encoder.beginComputePass();
-    if (step === 0) attention.encode(pass, block, { q, k, v, out, lse });
-    else {
-      attention.encode(pass, block, { q, k, v, out: blockOut, lse: blockLse });
-      merge.encode(pass, block, { out, lse, blockOut, blockLse });
-    }
+    const [stepOut, stepLse] = step === 0 ? [out, lse] : [blockOut, blockLse];
+    attention.encode(pass, block, { q, k, v, out: stepOut, lse: stepLse, ...biasRows });
+    if (step > 0) merge.encode(pass, block, { out, lse, blockOut, blockLse });
     pass.end();
     gpu.device.queue.submit([encoder.finish()]);
     block.destroy();
   }
-  const result = { out: await readTensor(gpu, out), lse: await readTensor(gpu, lse) };
-  for (const tensor of held) gpu.pool.release(tensor.buffer);
-  return result;
-}
-
-/** The same rows of the f64 reference; −Infinity is MASKED_LSE, as on the device. */
-export function referenceShard(testCase: AttentionCase, inputs: AttentionInputs): { out: number[]; lse: number[] } {
-  const { shape } = testCase;
-  const { batch, seqLenQ, numHeads, headDimV } = shape;
-  const whole = referenceForward(inputs, shape, optionsOf(testCase));
-  const query = testCase.query ?? [{ start: 0, length: seqLenQ, stride: 1 }];
-  const tokens = query.flatMap(({ start, length, stride }) => Array.from({ length }, (_, i) => start + i * stride));
-  const rowSize = numHeads * headDimV;
-  const out: number[] = [];
-  const lse: number[] = [];
-  for (let b = 0; b < batch; b++) {
-    for (const token of tokens) {
-      const row = (b * seqLenQ + token) * rowSize;
-      for (let index = 0; index < rowSize; index++) out.push(whole.out[row + index]);
-    }
-    for (let head = 0; head < numHeads; head++) {
-      for (const token of tokens) {
-        lse.push(Math.max(MASKED_LSE, whole.lse[(b * numHeads + head) * seqLenQ + token]));
-      }
-    }
-  }
-  return { out, lse };
+  const bytes = await gpu.read([
+    { buffer: out, byteLength: 4 * outElements },
+    { buffer: lse, byteLength: 4 * lseElements },
+  ]);
+  buffers.release();
+  const values = new Float32Array(bytes.buffer);
+  const lseEnd = outElements + rows;
+  return {
+    out: values.subarray(0, outElements),
+    lse: values.subarray(outElements, lseEnd),
+    maxLogit: values.subarray(lseEnd),
+  };
 }
 
 /** Runs a case and compares it with the reference. */
-export async function checkAttention(gpu: Gpu, testCase: AttentionCase): Promise<{ out: Closeness; lse: Closeness }> {
+export async function checkAttention(
+  gpu: Gpu,
+  testCase: GpuCase,
+  inputs = createInputs(testCase),
+  tolerance: (typeof TOLERANCE)['f32' | 'largeScores'] = TOLERANCE.f32,
+): Promise<{ out: Closeness; lse: Closeness }> {
   const { batch, numHeads, headDimV } = testCase.shape;
-  const inputs = createInputs(testCase.shape);
   const got = await runAttention(gpu, testCase, inputs);
   const expected = referenceShard(testCase, inputs);
   const rows = expected.lse.length / (batch * numHeads);
+  expectClose(got.maxLogit, expected.maxLogit, tolerance.lse, [batch, numHeads, rows]);
   return {
-    out: expectClose(got.out, expected.out, TOLERANCE.f32.out, [batch, rows, numHeads, headDimV]),
-    lse: expectClose(got.lse, expected.lse, TOLERANCE.f32.lse, [batch, numHeads, rows]),
+    out: expectClose(got.out, expected.out, tolerance.out, [batch, rows, numHeads, headDimV]),
+    lse: expectClose(got.lse, expected.lse, tolerance.lse, [batch, numHeads, rows]),
   };
 }

@@ -1,8 +1,7 @@
-// Which forward kernel an adapter gets, and how it is specialised. A static rule from measurements; the numbers behind it
-// are in shaders/README.md. Pure.
-import { DeviceError } from '../errors.ts';
-import type { AdapterFacts } from './adapter-facts.ts';
-import type { HeadDims } from './prepared-block.ts';
+// Which forward kernel an adapter gets, and how it is specialised. A static rule from measurements; the numbers behind
+// it are in shaders/README.md. Pure.
+import { type AdapterFacts, prefersSubgroups, requireFixedSubgroups, requireLimits } from './adapter-facts.ts';
+import { chooseChunk, elementFormat, type KernelFeatures, scoreOverrides, type HeadDims } from './kernel-features.ts';
 import type { Specialization } from './specialize.ts';
 
 /** `workgroup` runs on every adapter; `subgroup` needs subgroups of one known size and is meant for software adapters. */
@@ -10,6 +9,8 @@ export const FORWARD_VARIANTS = ['workgroup', 'subgroup'] as const;
 export type ForwardVariant = (typeof FORWARD_VARIANTS)[number];
 
 export interface ForwardKernelOptions extends HeadDims {
+  /** Default none: f32, plain softmax. */
+  features?: KernelFeatures;
   /** Default: what is fastest on the adapter. */
   variant?: ForwardVariant;
   /** Query rows of the shards to come, if known: a short shard gets a smaller tile. */
@@ -22,6 +23,7 @@ export interface ForwardKernel {
   variant: ForwardVariant;
   shader: string;
   specialization: Specialization;
+  overrides: Record<string, number>;
   /** Query rows of a workgroup: what the schedule must be made with. */
   tileRows: number;
   /** Keys that a workgroup takes at a time. */
@@ -39,49 +41,43 @@ const LONG_SHARD = 1024;
 
 /** The kernel for an adapter. Throws DeviceError ERR_MISSING_FEATURE or ERR_LIMIT when it lacks what a variant needs. */
 export function chooseForwardKernel(adapter: AdapterFacts, options: ForwardKernelOptions): ForwardKernel {
-  const { subgroupMinSize, subgroupMaxSize, isSoftware } = adapter;
-  const hasFixedSubgroups = subgroupMinSize > 0 && subgroupMinSize === subgroupMaxSize;
-  const variant = options.variant ?? (isSoftware && hasFixedSubgroups ? 'subgroup' : 'workgroup');
+  const variant = options.variant ?? (prefersSubgroups(adapter) ? 'subgroup' : 'workgroup');
   if (variant === 'workgroup') return chooseWorkgroupKernel(adapter, options);
-  if (!hasFixedSubgroups) {
-    throw new DeviceError(
-      'ERR_MISSING_FEATURE',
-      'FlashAttentionForward: the subgroup variant needs the feature subgroups and subgroups of one size, ' +
-        `got subgroupMinSize=${subgroupMinSize}, subgroupMaxSize=${subgroupMaxSize}; use the workgroup variant`,
-    );
-  }
-  return chooseSubgroupKernel(subgroupMinSize, options);
+  return chooseSubgroupKernel(adapter, options);
 }
 
-function chooseWorkgroupKernel({ limits }: AdapterFacts, { headDimQk, headDimV }: HeadDims): ForwardKernel {
+function chooseWorkgroupKernel(adapter: AdapterFacts, options: ForwardKernelOptions): ForwardKernel {
+  const { headDimQk, headDimV, features = {} } = options;
   // An invocation holds ROWS_PER_INVOCATION · headDimV / columns elements of out: at most 64 registers with this rule.
   const columns = headDimV > 128 ? 16 : 8;
-  const needed = {
+  requireLimits('FlashAttentionForward', adapter, {
     maxComputeWorkgroupStorageSize: WORKGROUP_STORAGE,
     maxComputeInvocationsPerWorkgroup: (WORKGROUP_TILE_ROWS / ROWS_PER_INVOCATION) * columns,
-  };
-  for (const name of Object.keys(needed) as (keyof typeof needed)[]) {
-    if (limits[name] < needed[name]) {
-      throw new DeviceError(
-        'ERR_LIMIT',
-        `FlashAttentionForward: the workgroup variant needs ${name}=${needed[name]}, got ${limits[name]}; ` +
-          'request the device with the limits of its adapter',
-      );
-    }
-  }
+  });
   return {
     variant: 'workgroup',
     shader: 'flash-attention-forward.wgsl',
-    specialization: { constants: { HEAD_DIM_QK: headDimQk, HEAD_DIM_V: headDimV, COLUMNS: columns } },
+    specialization: {
+      constants: {
+        HEAD_DIM_QK: headDimQk,
+        HEAD_DIM_V: headDimV,
+        COLUMNS: columns,
+        ELEMENT_FORMAT: elementFormat(features.dtype).format,
+      },
+    },
+    overrides: forwardOverrides(features),
     tileRows: WORKGROUP_TILE_ROWS,
     tileKeys: WORKGROUP_TILE_KEYS,
   };
 }
 
-function chooseSubgroupKernel(subgroupSize: number, options: ForwardKernelOptions): ForwardKernel {
-  const { headDimQk, headDimV } = options;
+/** Throws DeviceError ERR_MISSING_FEATURE unless all subgroups have one size. */
+export function chooseSubgroupKernel(adapter: AdapterFacts, options: ForwardKernelOptions): ForwardKernel {
+  requireFixedSubgroups('FlashAttentionForward', adapter);
+  const { subgroupMinSize: subgroupSize } = adapter;
+  const { headDimQk, headDimV, features = {} } = options;
   const rowsPerLane = options.rowsPerLane ?? defaultRowsPerLane(options, subgroupSize);
-  const [chunkSize, chunk] = chooseChunk(headDimQk, headDimV);
+  const { chunkSize, chunk } = chooseChunk(options);
   return {
     variant: 'subgroup',
     shader: 'flash-attention-forward-subgroup.wgsl',
@@ -93,8 +89,10 @@ function chooseSubgroupKernel(subgroupSize: number, options: ForwardKernelOption
         ROWS_PER_LANE: rowsPerLane,
         CHUNK_SIZE: chunkSize,
         Chunk: chunk,
+        ELEMENT_FORMAT: elementFormat(features.dtype).format,
       },
     },
+    overrides: forwardOverrides(features),
     tileRows: rowsPerLane * subgroupSize,
     tileKeys: 1,
   };
@@ -109,16 +107,18 @@ function defaultRowsPerLane({ headDimQk, headDimV, rows }: ForwardKernelOptions,
   return rows === undefined ? best : Math.max(1, Math.min(best, Math.ceil(rows / subgroupSize)));
 }
 
-function bestRowsPerLane(headDim: number, rows: number, subgroupSize: number): number {
+export function bestRowsPerLane(headDim: number, rows: number, subgroupSize: number): number {
   if (headDim <= 32) return 8;
   if (headDim <= 64) return rows >= LONG_SHARD || subgroupSize < 8 ? 6 : 4;
   if (headDim <= 80) return 4;
   return headDim <= 96 ? 3 : 2;
 }
 
-/** The widest element of k and v that both head dims are a multiple of. */
-function chooseChunk(headDimQk: number, headDimV: number): [number, string] {
-  if (headDimQk % 4 === 0 && headDimV % 4 === 0) return [4, 'vec4f'];
-  if (headDimQk % 2 === 0 && headDimV % 2 === 0) return [2, 'vec2f'];
-  return [1, 'array<f32, 1>'];
+/** The overrides of a forward kernel: those of score.wgsl and of online-softmax.wgsl. */
+export function forwardOverrides(features: KernelFeatures): Record<string, number> {
+  return {
+    ...scoreOverrides(features),
+    HAS_DROPOUT: Number(features.dropout ?? false),
+    TRACKS_MAX: Number(features.maxLogit ?? false),
+  };
 }

@@ -2,7 +2,8 @@
 import { expect } from 'chai';
 import { DeviceError } from '../../src/errors.ts';
 import type { AdapterFacts } from '../../src/gpu/adapter-facts.ts';
-import { chooseForwardKernel } from '../../src/gpu/kernel-choice.ts';
+import { chooseForwardKernel } from '../../src/gpu/forward-kernel-choice.ts';
+import { chooseSplitKernel } from '../../src/gpu/split-kernel-choice.ts';
 
 function createFacts(changes: Partial<AdapterFacts> = {}): AdapterFacts {
   return {
@@ -63,10 +64,28 @@ describe('chooseForwardKernel', () => {
     expect(chooseForwardKernel(LAVAPIPE, { ...DIMS, rows: 0 }).tileRows).to.equal(8);
   });
 
-  it('takes the widest element that divides both head dims', () => {
-    const chunkOf = (headDimQk: number, headDimV: number): unknown =>
-      chooseForwardKernel(LAVAPIPE, { headDimQk, headDimV }).specialization.constants!.Chunk;
-    expect([chunkOf(8, 64), chunkOf(8, 10), chunkOf(8, 7)]).to.deep.equal(['vec4f', 'vec2f', 'array<f32, 1>']);
+  it('takes the widest load of whole words that divides both head dims', () => {
+    const chunkOf = (headDimQk: number, headDimV: number, dtype: 'f32' | 'f16'): unknown[] => {
+      const { constants } = chooseForwardKernel(LAVAPIPE, { headDimQk, headDimV, features: { dtype } }).specialization;
+      return [constants!.Chunk, constants!.CHUNK_SIZE];
+    };
+    expect(chunkOf(8, 64, 'f32')).to.deep.equal(['vec4u', 4]);
+    expect(chunkOf(8, 10, 'f32')).to.deep.equal(['vec2u', 2]);
+    expect(chunkOf(8, 7, 'f32')).to.deep.equal(['array<u32, 1>', 1]);
+    expect(chunkOf(8, 64, 'f16')).to.deep.equal(['vec4u', 8]);
+    expect(chunkOf(12, 64, 'f16')).to.deep.equal(['vec2u', 4]);
+    expect(chunkOf(10, 64, 'f16')).to.deep.equal(['array<u32, 1>', 2]);
+  });
+
+  it('switches on what the features name, and nothing else', () => {
+    const off = { HAS_SOFTCAP: 0, HAS_ALIBI: 0, HAS_BIAS: 0, HAS_DROPOUT: 0, TRACKS_MAX: 0 };
+    for (const facts of [LAVAPIPE, createFacts()]) {
+      expect(chooseForwardKernel(facts, DIMS)).to.deep.include({ overrides: off });
+      const features = { dtype: 'bf16', dropout: true, maxLogit: true } as const;
+      const kernel = chooseForwardKernel(facts, { ...DIMS, features });
+      expect(kernel.overrides).to.deep.equal({ ...off, HAS_DROPOUT: 1, TRACKS_MAX: 1 });
+      expect(kernel.specialization.constants).to.include({ ELEMENT_FORMAT: 2 });
+    }
   });
 
   it('refuses to force the subgroup kernel where subgroups have no one size', () => {
@@ -83,5 +102,38 @@ describe('chooseForwardKernel', () => {
         .to.throw(DeviceError, Object.keys(low)[0])
         .with.property('code', 'ERR_LIMIT');
     }
+  });
+});
+
+describe('chooseSplitKernel', () => {
+  it('gives a GPU the workgroup kernel, and a software adapter with subgroups of one size the subgroup kernel', () => {
+    expect(chooseSplitKernel(createFacts(), DIMS)).to.include({ variant: 'split-kv', workgroupRows: 4 });
+    expect(chooseSplitKernel(LAVAPIPE, DIMS)).to.include({ variant: 'split-kv-subgroup', workgroupRows: 8 });
+  });
+
+  it('makes tiles no higher than the query rows, nor than 8', () => {
+    const tileRows = (rows?: number): number[] =>
+      [createFacts(), LAVAPIPE].map(
+        (facts) => chooseSplitKernel(facts, { ...DIMS, ...(rows !== undefined && { rows }) }).tileRows,
+      );
+    expect([tileRows(), tileRows(0), tileRows(3), tileRows(100)]).to.deep.equal([
+      [8, 8],
+      [1, 1],
+      [3, 3],
+      [8, 8],
+    ]);
+  });
+
+  it('gives a lane as many rows as the heads of a group fill, within what its registers hold', () => {
+    const rowsOf = (rows: number, groupSize: number, headDim = 64): number =>
+      chooseSplitKernel(LAVAPIPE, { headDimQk: headDim, headDimV: headDim, rows, groupSize }).workgroupRows / 8;
+    expect([rowsOf(1, 1), rowsOf(1, 8), rowsOf(4, 4), rowsOf(8, 8), rowsOf(8, 8, 256)]).to.deep.equal([1, 1, 2, 4, 2]);
+  });
+
+  it('refuses to force the subgroup kernel where subgroups have no one size', () => {
+    const facts = createFacts({ subgroupMinSize: 8, subgroupMaxSize: 32 });
+    expect(() => chooseSplitKernel(facts, { ...DIMS, variant: 'split-kv-subgroup' }))
+      .to.throw(DeviceError, 'subgroupMinSize=8')
+      .with.property('code', 'ERR_MISSING_FEATURE');
   });
 });
