@@ -1,18 +1,24 @@
 // Part of `npm run check`: compiles every shader in every specialisation that is used on the adapter at hand, and applies
 // shader-rules.ts to every file. Prints what is wrong as file:line, and fails if anything is.
+import { AttentionDelta } from '../../src/gpu/attention-delta.ts';
+import { BACKWARD_VARIANTS } from '../../src/gpu/backward-kernel-choice.ts';
+import { BiasGradient } from '../../src/gpu/bias-gradient.ts';
 import { createStorageLayout, type StorageAccess } from '../../src/gpu/bindings.ts';
+import { ConvertElements } from '../../src/gpu/convert-elements.ts';
 import type { Gpu } from '../../src/gpu/device.ts';
 import { createBlockLayout } from '../../src/gpu/prepared-block.ts';
 import { DeviceError } from '../../src/errors.ts';
-import { FlashAttentionForward } from '../../src/gpu/flash-attention-forward.ts';
-import { FORWARD_VARIANTS } from '../../src/gpu/kernel-choice.ts';
+import { FlashAttentionBackward } from '../../src/gpu/flash-attention-backward.ts';
+import { createForwardAttention, FORWARD_ATTENTION_VARIANTS } from '../../src/gpu/forward-attention.ts';
+import type { KernelFeatures } from '../../src/gpu/kernel-features.ts';
 import { MergeBlock } from '../../src/gpu/merge-block.ts';
+import { SinkGradient } from '../../src/gpu/sink-gradient.ts';
 import { openGpu } from '../../src/node/adapter.ts';
 import { throttleGpuPolling } from '../../src/node/gpu-polling.ts';
 import { readShaders } from '../../src/node/shader-source.ts';
 import { checkShader } from './shader-rules.ts';
 
-/** One pair of head dims for each way in which a kernel is specialised: element width, rows per lane, columns. */
+/** One pair of head dims for each way in which a kernel is specialised: width of a load, rows per lane, columns. */
 const HEAD_DIMS = [
   [64, 64],
   [128, 128],
@@ -20,6 +26,20 @@ const HEAD_DIMS = [
   [8, 10],
   [7, 5],
 ] as const;
+
+/** Each feature by itself, and all of them. */
+const FEATURES: readonly KernelFeatures[] = [
+  { dtype: 'f16' },
+  { dtype: 'bf16' },
+  { softcap: true },
+  { alibi: true },
+  { bias: true },
+  { dropout: true },
+  { maxLogit: true },
+  { dtype: 'f16', softcap: true, alibi: true, bias: true, dropout: true, maxLogit: true },
+];
+
+const shaders = await readShaders();
 
 /** A kernel with its defaults and no loop expanded: what a reader sees must be what a compiler takes. */
 function compileAsStored({ device, pipelines, adapter }: Gpu, shader: string): Promise<unknown> {
@@ -30,7 +50,36 @@ function compileAsStored({ device, pipelines, adapter }: Gpu, shader: string): P
   return pipelines.get({ shader, bindGroupLayouts, unroll: false });
 }
 
-const shaders = await readShaders();
+function compileForward(gpu: Gpu): Promise<unknown>[] {
+  return FORWARD_ATTENTION_VARIANTS.flatMap((variant) => [
+    ...HEAD_DIMS.map(([headDimQk, headDimV]) => createForwardAttention(gpu, { headDimQk, headDimV, variant })),
+    ...FEATURES.map((features) => createForwardAttention(gpu, { headDimQk: 64, headDimV: 64, features, variant })),
+  ]);
+}
+
+function compileBackward(gpu: Gpu): Promise<unknown>[] {
+  const plain = HEAD_DIMS.map(([headDimQk, headDimV]) => ({ headDimQk, headDimV, features: {} }));
+  const featured = FEATURES.map((features) => ({ headDimQk: 64, headDimV: 64, features }));
+  return [...plain, ...featured].flatMap((options) => [
+    ...BACKWARD_VARIANTS.map((variant) => FlashAttentionBackward.create(gpu, { ...options, variant })),
+    BiasGradient.create(gpu, { ...options, features: { ...options.features, bias: true } }),
+    AttentionDelta.create(gpu, options),
+  ]);
+}
+
+/** Every family of kernels, as its driver compiles it. */
+function compileAll(gpu: Gpu): Promise<unknown>[] {
+  const kernels = [...shaders].filter(([, text]) => text.includes('fn main('));
+  return [
+    ...kernels.map(([shader]) => compileAsStored(gpu, shader)),
+    ...compileForward(gpu),
+    ...compileBackward(gpu),
+    SinkGradient.create(gpu),
+    ...[false, true].map((maxLogit) => MergeBlock.create(gpu, { maxLogit })),
+    ...(['f16', 'bf16'] as const).map((dtype) => ConvertElements.create(gpu, { dtype })),
+  ];
+}
+
 let numWrong = 0;
 for (const [file, text] of shaders) {
   for (const { line, rule } of checkShader(text)) {
@@ -41,15 +90,8 @@ for (const [file, text] of shaders) {
 
 throttleGpuPolling();
 const { gpu } = await openGpu();
-const compilations = [
-  MergeBlock.create(gpu),
-  ...[...shaders].filter(([, text]) => text.includes('fn main(')).map(([shader]) => compileAsStored(gpu, shader)),
-  ...FORWARD_VARIANTS.flatMap((variant) =>
-    HEAD_DIMS.map(([headDimQk, headDimV]) => FlashAttentionForward.create(gpu, { headDimQk, headDimV, variant })),
-  ),
-];
 let numCompiled = 0;
-for (const result of await Promise.allSettled(compilations)) {
+for (const result of await Promise.allSettled(compileAll(gpu))) {
   if (result.status === 'fulfilled') numCompiled++;
   else if (result.reason instanceof DeviceError && result.reason.code === 'ERR_MISSING_FEATURE') continue;
   else {
