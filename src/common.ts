@@ -1,14 +1,26 @@
 // What Node and a page both get.
 
 // Engine
-export type { Engine, EngineOptions, ForwardOptions } from './context-parallel/engine-options.ts';
+export type { BackwardOptions, Engine, EngineOptions, ForwardOptions } from './context-parallel/engine-options.ts';
 
 // Tensors
-export { f32Tensor, type DType, type F32Tensor, type HostTensor, type TensorData } from './tensor/tensor.ts';
+export {
+  f32Tensor,
+  type DType,
+  type F32Tensor,
+  type FloatDType,
+  type HostTensor,
+  type TensorData,
+} from './tensor/tensor.ts';
+export { fromFloat32, toFloat32 } from './tensor/float16.ts';
 export { decodeSafetensors, encodeSafetensors } from './tensor/safetensors.ts';
 
 // Attention
-export type { AttentionInputs, AttentionResult, AttentionShape, MaskType } from './attention/shape.ts';
+export type { AttentionGradients, AttentionInputs, AttentionResult } from './attention/call.ts';
+export { MASK_TYPES, type MaskType, type Window } from './attention/mask.ts';
+export { fillOptions, SINKS, type AttentionOptions, type Sink } from './attention/options.ts';
+export type { SequenceLengths } from './attention/sequences.ts';
+export type { AttentionShape } from './attention/shape.ts';
 export {
   gatherShard,
   scatterShard,
@@ -18,7 +30,8 @@ export {
   type Segment,
   type Shard,
 } from './attention/layout.ts';
-export { referenceForward } from './attention/reference.ts';
+export { referenceForward, type ReferenceInputs } from './attention/reference.ts';
+export { referenceBackward } from './attention/reference-backward.ts';
 
 // Traces
 export type { RankMetrics, RunMetrics } from './trace/counters.ts';

@@ -2,7 +2,8 @@
 // is invisible but for the shards.
 import type { Layout } from '../attention/layout.ts';
 import { LAYOUTS, shardLength } from '../attention/layout.ts';
-import type { MaskType } from '../attention/shape.ts';
+import { isPadding, type MaskType } from '../attention/mask.ts';
+import { fillOptions } from '../attention/options.ts';
 import { ConfigError } from '../errors.ts';
 import type { Gpu } from '../gpu/device.ts';
 import type { GpuTensor } from '../gpu/tensor.ts';
@@ -11,7 +12,7 @@ import type { World } from '../parallel/world.ts';
 import { type RankMetrics, createRankMetrics } from '../trace/counters.ts';
 import { createTimeline } from '../trace/timeline.ts';
 import { RankAttention } from './rank-attention.ts';
-import type { AttentionCall } from './ring-plan.ts';
+import type { RingCall } from './ring-plan.ts';
 
 /** A world whose ranks have a device. */
 export interface ComputeWorld extends World {
@@ -33,7 +34,7 @@ export interface AttentionConfig {
 }
 
 export interface DotProductAttentionOptions {
-  /** Default no_mask. */
+  /** Default no_mask; the padding types need lengths, which this version takes in `createEngine` only. */
   attnMaskType?: MaskType;
   /** Default p2p, the only one of this version. */
   cpCommType?: 'p2p';
@@ -69,6 +70,12 @@ export class DotProductAttention {
       throw new ConfigError(
         'ERR_UNSUPPORTED',
         `DotProductAttention: this version has p2p, got cpCommType=${String(cpCommType)}`,
+      );
+    }
+    if (isPadding(attnMaskType)) {
+      throw new ConfigError(
+        'ERR_UNSUPPORTED',
+        `DotProductAttention: this version takes no sequence lengths, got attnMaskType=${attnMaskType}`,
       );
     }
     if (!LAYOUTS.includes(layout)) {
@@ -126,17 +133,18 @@ export class DotProductAttention {
     this.#attention.close();
   }
 
-  #describeCall(q: GpuTensor, k: GpuTensor, v: GpuTensor, seqLenQ: number, seqLenKv: number): AttentionCall {
+  #describeCall(q: GpuTensor, k: GpuTensor, v: GpuTensor, seqLenQ: number, seqLenKv: number): RingCall {
     const { numHeads, numKvHeads, headDim, headDimV, softmaxScale, layout } = this.#config;
     const batch = q.shape[0];
     checkShape('q', q, [batch, q.shape[1], numHeads, headDim]);
     checkShape('k', k, [batch, k.shape[1], numKvHeads, headDim]);
     checkShape('v', v, [batch, k.shape[1], numKvHeads, headDimV]);
     const shape = { batch, seqLenQ, seqLenKv, numHeads, numKvHeads, headDimQk: headDim, headDimV };
-    return { shape, options: { maskType: this.#maskType, softmaxScale }, layout };
+    const options = fillOptions({ maskType: this.#maskType, softmaxScale }, headDim);
+    return { shape, options, layout, dtype: 'f32', storage: 'f32', lengths: null, bias: null, alibi: false };
   }
 
-  #result(call: AttentionCall, out: GPUBuffer, lse: GPUBuffer, rows: number): AttentionForwardResult {
+  #result(call: RingCall, out: GPUBuffer, lse: GPUBuffer, rows: number): AttentionForwardResult {
     const { batch, numHeads, headDimV } = call.shape;
     const size = batch * numHeads * rows * Float32Array.BYTES_PER_ELEMENT;
     return {

@@ -1,10 +1,19 @@
 // The engine's interface and options, the same wherever it runs, and their validation: what an engine cannot honour is
 // refused before any work.
 import { LAYOUTS, type Layout } from '../attention/layout.ts';
-import type { AttentionInputs, AttentionResult, MaskType } from '../attention/shape.ts';
+import {
+  type AttentionGradients,
+  type AttentionInputs,
+  type AttentionResult,
+  describeCall,
+  OPTIONAL_TENSORS,
+} from '../attention/call.ts';
+import { type AttentionOptions, OPTION_NAMES } from '../attention/options.ts';
 import { ConfigError } from '../errors.ts';
+import type { FloatDType, HostTensor } from '../tensor/tensor.ts';
 import type { RunMetrics } from '../trace/counters.ts';
 import type { RankTimeline } from '../trace/timeline.ts';
+import type { RingCall } from './ring-plan.ts';
 
 export interface EngineOptions {
   /** Ranks of the ring, 1 to 64; default 1, which stays in this process. */
@@ -31,12 +40,16 @@ export interface EngineOptions {
   signal?: AbortSignal;
 }
 
-/** Options of one call. */
-export interface ForwardOptions {
-  /** Default no_mask. */
-  maskType?: MaskType;
-  /** Default 1/√Dqk. */
-  softmaxScale?: number;
+/** Options of one call: what changes its result, see {@link AttentionOptions}, and how long it may take. */
+export interface ForwardOptions extends Partial<AttentionOptions>, BackwardOptions {
+  /**
+   * What q, k, v and dout are rounded to on devices and on the wire; out and gradients keep q's dtype. Default q's dtype.
+   * Sums are always f32.
+   */
+  dtype?: FloatDType;
+}
+
+export interface BackwardOptions {
   /** Rejects the call with the signal's reason; the engine is ready for the next. */
   signal?: AbortSignal;
   /** The deadline of every wait for another rank in this call, in ms; default the engine's. */
@@ -48,11 +61,22 @@ export interface Engine {
   /** The adapter of each rank, by rank. */
   readonly adapters: readonly string[];
   /**
-   * Attention of q [B, Sq, H, Dqk] over k [B, Skv, Hkv, Dqk] and v [B, Skv, Hkv, Dv], f32: out [B, Sq, H, Dv] and
-   * lse [B, H, Sq]. Calls run one after another. Rejects with ConfigError before any work when the tensors or options
-   * do not fit, DeviceError when they exceed the adapter, RingAbortError when a rank fails: no part of a result is kept.
+   * Attention of q over k and v (FlashAttention-2, Dao 2023, arXiv 2307.08691; over ranks: Liu et al. 2023, arXiv 2310.01889).
+   * {@link AttentionInputs} has the shapes, {@link AttentionOptions} the formula, masks and defaults,
+   * {@link AttentionResult} what comes back. Calls run one after another.
+   *
+   * Rejects with ConfigError before any work when tensors or options do not fit, DeviceError when they exceed the
+   * adapter, RingAbortError when a rank fails: no part of a result is kept.
    */
   forward(inputs: AttentionInputs, options?: ForwardOptions): Promise<AttentionResult>;
+  /**
+   * Gradients of the last forward's inputs for dout, the gradient of its out: same shape, same dtype. May be called again
+   * with another dout. Gradients are the same bits on every run.
+   *
+   * Rejects with ConfigError ERR_ORDER before any forward, ERR_SHAPE or ERR_DTYPE for a dout that does not fit,
+   * ERR_UNSUPPORTED with several ranks, and otherwise as `forward` does.
+   */
+  backward(dout: HostTensor, options?: BackwardOptions): Promise<AttentionGradients>;
   /** Counters of the last call, by rank. */
   metrics(): RunMetrics;
   /** Timelines of the last call, by rank; empty without `trace`. */
@@ -86,7 +110,7 @@ const CHECKS: Record<keyof EngineOptions, Check> = {
 };
 
 /** Options of the design that this version does not honour: refused, never ignored. */
-const LATER_OPTIONS = ['remoteRanks', 'port', 'wireDtype', 'hierarchicalContextParallelSizes', 'seed', 'dropout'];
+const LATER_OPTIONS = ['remoteRanks', 'port', 'wireDtype', 'hierarchicalContextParallelSizes'];
 
 /** Throws ConfigError for an option that is unknown, out of range, or of a later version. */
 export function validateEngineOptions(options: EngineOptions): void {
@@ -99,24 +123,36 @@ export function validateEngineOptions(options: EngineOptions): void {
   }
 }
 
-const FORWARD_CHECKS: Record<keyof ForwardOptions, Check> = {
-  // The values of these two are checked with the shapes.
-  maskType: () => undefined,
-  softmaxScale: () => undefined,
-  signal: CHECKS.signal,
-  timeoutMs: isPositive,
+const BACKWARD_CHECKS: Record<keyof BackwardOptions, Check> = { signal: CHECKS.signal, timeoutMs: isPositive };
+const FORWARD_CHECKS: Record<string, Check> = {
+  // The values of these are checked with the tensors.
+  ...Object.fromEntries(OPTION_NAMES.map((name) => [name, () => undefined])),
+  ...BACKWARD_CHECKS,
+  dtype: () => undefined,
 };
-const LATER_FORWARD_OPTIONS = ['window', 'softcap', 'sink', 'dropout', 'seed', 'dtype', 'wireDtype', 'checksum'];
+const LATER_FORWARD_OPTIONS = ['wireDtype', 'checksum'];
 
 /** Throws ConfigError for inputs or options of a call that this version does not know. */
-export function validateForward(inputs: AttentionInputs, options: ForwardOptions): void {
+function validateForward(inputs: AttentionInputs, options: ForwardOptions): void {
   checkOptions('forward', options, FORWARD_CHECKS, LATER_FORWARD_OPTIONS);
-  const later = ['bias', 'sink', 'alibiSlopes', 'cuSeqlensQ', 'cuSeqlensKv'];
-  for (const [name, value] of Object.entries(inputs ?? {})) {
-    if (name in { q: 0, k: 0, v: 0 } || value === undefined) continue;
-    const code = later.includes(name) ? 'ERR_UNSUPPORTED' : 'ERR_OPTION';
-    throw new ConfigError(code, `forward: this version takes the tensors q, k and v, got ${name}`);
-  }
+  const known: readonly string[] = ['q', 'k', 'v', ...OPTIONAL_TENSORS];
+  const unknown = Object.keys(inputs ?? {}).find((name) => !known.includes(name));
+  if (unknown === undefined) return;
+  throw new ConfigError('ERR_OPTION', `forward: unknown tensor ${unknown}; known are ${known.join(', ')}`);
+}
+
+/** Throws ConfigError for options that backward does not have. */
+export function validateBackward(options: BackwardOptions): void {
+  checkOptions('backward', options, BACKWARD_CHECKS, LATER_FORWARD_OPTIONS);
+}
+
+/** The call that tensors and options make on an engine. Throws ConfigError before anything is asked of a rank. */
+export function createRingCall(inputs: AttentionInputs, options: ForwardOptions, engine: EngineOptions): RingCall {
+  validateForward(inputs, options);
+  const chosen: Partial<AttentionOptions> = Object.fromEntries(
+    OPTION_NAMES.filter((name) => options[name] !== undefined).map((name) => [name, options[name]]),
+  );
+  return { ...describeCall(inputs, chosen, options.dtype), layout: engine.layout ?? 'zigzag' };
 }
 
 function checkOptions(

@@ -15,7 +15,7 @@ import type { KvSource } from './kv-source.ts';
 import type { RingPlan } from './ring-plan.ts';
 
 /** What the bytes of a block are: the `tensor` field of its descriptor. */
-export const TENSOR = { kv: 0, q: 1, out: 2, lse: 3 } as const;
+export const TENSOR = { kv: 0, q: 1, out: 2, lse: 3, bias: 4, heads: 5 } as const;
 
 /** Received blocks that a rank has room for: the double buffer. */
 export const RECEIVE_SLOTS = 2;

@@ -7,7 +7,7 @@ import type { TransferOptions, Transport } from '../transport/transport.ts';
 import { type DeviceShards, GpuBlockAttention } from './gpu-block-attention.ts';
 import { KvExchange } from './kv-exchange.ts';
 import { ringAttention } from './ring-attention.ts';
-import { type AttentionCall, type RingPlan, planRing } from './ring-plan.ts';
+import { type RingCall, type RingPlan, planRing } from './ring-plan.ts';
 
 /** A call that is ready to run: its plan, its kernels, its buffers. */
 export interface PreparedCall {
@@ -45,7 +45,7 @@ export class RankAttention {
    * Plans the call and makes its buffers, or takes those of the last call when nothing has changed. With `shards` the
    * inputs are the caller's buffers.
    */
-  async prepare(call: AttentionCall, cpRank: number, cpSize: number, shards?: DeviceShards): Promise<PreparedCall> {
+  async prepare(call: RingCall, cpRank: number, cpSize: number, shards?: DeviceShards): Promise<PreparedCall> {
     const key = JSON.stringify([call, cpRank, cpSize]);
     if (!shards && this.#prepared?.key === key) return this.#prepared.call;
     const plan = planRing(call, cpRank, cpSize);

@@ -2,17 +2,18 @@
 // result back. The same code serves a Node process and a browser tab.
 import { invariant } from '../errors.ts';
 import type { Gpu } from '../gpu/device.ts';
+import { HEADS_BYTES } from '../gpu/heads-buffer.ts';
 import type { RankMetrics } from '../trace/counters.ts';
 import { type RankTimeline, createTimeline } from '../trace/timeline.ts';
 import { type BlockDescriptor, type TransferOptions, type Transport, writeBlock } from '../transport/transport.ts';
 import { TENSOR } from './kv-exchange.ts';
 import { RankAttention } from './rank-attention.ts';
-import { type AttentionCall, type RingPlan, shardBytes } from './ring-plan.ts';
+import { hasHeadValues, type RingCall, type RingPlan, shardBytes } from './ring-plan.ts';
 
 /** What the driver asks of every rank. */
 export interface ForwardRequest {
   kind: 'forward';
-  call: AttentionCall;
+  call: RingCall;
   timeoutMs: number;
   trace: boolean;
 }
@@ -59,14 +60,13 @@ export class RankService {
     };
 
     const kv = this.#hostKv(plan);
+    const receive = (tensor: number, byteLength: number, write: (offset: number, chunk: Uint8Array) => void) =>
+      transport.receive(driver, describe(tensor, byteLength), (chunk, offset) => write(offset, chunk), transfer);
     await Promise.all([
-      transport.receive(driver, describe(TENSOR.kv, bytes.kv), (chunk, offset) => kv.set(chunk, offset), transfer),
-      transport.receive(
-        driver,
-        describe(TENSOR.q, bytes.q),
-        (chunk, offset) => compute.writeQ(offset, chunk),
-        transfer,
-      ),
+      receive(TENSOR.kv, bytes.kv, (offset, chunk) => kv.set(chunk, offset)),
+      receive(TENSOR.q, bytes.q, (offset, chunk) => compute.writeQ(offset, chunk)),
+      call.bias && receive(TENSOR.bias, bytes.bias, (offset, chunk) => compute.writeBias(offset, chunk)),
+      hasHeadValues(call) && receive(TENSOR.heads, HEADS_BYTES, (offset, chunk) => compute.writeHeads(offset, chunk)),
     ]);
     compute.writeOwnKv(kv);
 

@@ -1,15 +1,13 @@
 // The engine's end of the ring: cuts whole tensors into shards, hands every rank its own, asks for the call, and puts
 // the results together. Returns a whole result or throws; never a part of one.
-import { gatherShard, scatterShard, shardLength } from '../attention/layout.ts';
-import { isMasked } from '../attention/merge.ts';
-import { type AttentionInputs, type AttentionResult, inferShape } from '../attention/shape.ts';
+import type { AttentionInputs, AttentionResult } from '../attention/call.ts';
 import type { Coordinator } from '../cluster/coordinator.ts';
 import { TransportError, observed } from '../errors.ts';
-import { f32Tensor } from '../tensor/tensor.ts';
 import { type BlockDescriptor, type TransferOptions, type Transport, writeBlock } from '../transport/transport.ts';
 import { TENSOR } from './kv-exchange.ts';
 import type { ForwardReply, ForwardRequest } from './rank-service.ts';
-import { type AttentionCall, type RingPlan, planRing, shardBytes } from './ring-plan.ts';
+import { hasHeadValues, type RingCall, type RingPlan, planRing, shardBytes } from './ring-plan.ts';
+import { cutBias, cutKv, cutQ, headBytes, ResultAssembly } from './shard-tensors.ts';
 
 export interface RingDriverOptions {
   coordinator: Coordinator;
@@ -34,14 +32,14 @@ export class RingDriver {
   /** Runs one forward on all ranks. Rejects with RingAbortError, or with the signal's reason. */
   async forward(
     inputs: AttentionInputs,
-    call: AttentionCall,
+    call: RingCall,
     { signal, timeoutMs = this.#options.timeoutMs }: TransferOptions = {},
   ): Promise<DriverResult> {
     signal?.throwIfAborted();
     const { coordinator, transport, trace } = this.#options;
     const { worldSize } = transport;
     const plans = Array.from({ length: worldSize }, (_, rank) => planRing(call, rank, worldSize));
-    const result = createResult(call);
+    const result = new ResultAssembly(call);
     const request: ForwardRequest = { kind: 'forward', call, timeoutMs, trace };
     try {
       let transfers: Promise<unknown> = Promise.resolve();
@@ -54,8 +52,7 @@ export class RingDriver {
       };
       const replies = await coordinator.call(request, { start, signal });
       await transfers;
-      finishLse(result.lse.data);
-      return { ...result, replies: replies as ForwardReply[] };
+      return { ...result.finish(), replies: replies as ForwardReply[] };
     } catch (error) {
       if (signal?.aborted) throw signal.reason;
       throw error;
@@ -67,7 +64,7 @@ export class RingDriver {
     plan: RingPlan,
     opSeq: number,
     inputs: AttentionInputs,
-    result: AttentionResult,
+    result: ResultAssembly,
     timeoutMs: number,
   ): Promise<void> {
     const { transport } = this.#options;
@@ -77,77 +74,23 @@ export class RingDriver {
     const describe = (tensor: number, byteLength: number): BlockDescriptor => {
       return { opSeq, step: 0, tensor, byteLength, shapeHash: plan.shapeHash };
     };
-    const out = new Float32Array(bytes.out / Float32Array.BYTES_PER_ELEMENT);
-    const lse = new Float32Array(bytes.lse / Float32Array.BYTES_PER_ELEMENT);
-    const receive = (tensor: number, target: Float32Array<ArrayBuffer>): Promise<void> => {
-      const view = new Uint8Array(target.buffer);
-      const take = (chunk: Uint8Array, byteOffset: number): void => view.set(chunk, byteOffset);
-      return transport.receive(rank, describe(tensor, view.length), take, transfer);
+    const receive = (tensor: number, target: Uint8Array): Promise<void> => {
+      const take = (chunk: Uint8Array, byteOffset: number): void => target.set(chunk, byteOffset);
+      return transport.receive(rank, describe(tensor, target.length), take, transfer);
     };
+    const send = (tensor: number, data: Uint8Array<ArrayBuffer>): Promise<void> =>
+      writeBlock(transport.send(rank, describe(tensor, data.length), transfer), data, transport.chunkBytes);
+    const [out, lse] = [new Uint8Array(bytes.out), new Uint8Array(bytes.lse)];
     await Promise.all([
       receive(TENSOR.out, out),
       receive(TENSOR.lse, lse),
-      writeBlock(
-        transport.send(rank, describe(TENSOR.kv, bytes.kv), transfer),
-        cutKv(inputs, plan),
-        transport.chunkBytes,
-      ),
-      writeBlock(transport.send(rank, describe(TENSOR.q, bytes.q), transfer), cutQ(inputs, plan), transport.chunkBytes),
+      send(TENSOR.kv, cutKv(inputs, plan)),
+      send(TENSOR.q, cutQ(inputs, plan)),
+      plan.call.bias && send(TENSOR.bias, cutBias(inputs, plan)),
+      hasHeadValues(plan.call) && send(TENSOR.heads, headBytes(inputs)),
     ]);
-    const { batch, seqLenQ, numHeads, headDimV } = plan.call.shape;
-    scatterShard(result.out.data, out, plan.queryShard, batch, seqLenQ, numHeads * headDimV);
-    scatterShard(result.lse.data, lse, plan.queryShard, batch * numHeads, seqLenQ, 1);
+    result.add(plan, out, lse);
   }
-}
-
-/** The call that inputs and options make. Throws ConfigError before anything is asked of a rank. */
-export function createCall(
-  inputs: AttentionInputs,
-  {
-    maskType,
-    softmaxScale,
-    layout,
-  }: {
-    maskType?: 'no_mask' | 'causal' | undefined;
-    softmaxScale?: number | undefined;
-    layout: AttentionCall['layout'];
-  },
-): AttentionCall {
-  const shape = inferShape(inputs.q, inputs.k, inputs.v);
-  const options = { maskType: maskType ?? 'no_mask', softmaxScale: softmaxScale ?? 1 / Math.sqrt(shape.headDimQk) };
-  return { shape, options, layout };
-}
-
-/** Empty tensors for the result of a call. */
-export function createResult({ shape }: AttentionCall): AttentionResult {
-  const { batch, seqLenQ, numHeads, headDimV } = shape;
-  return { out: f32Tensor([batch, seqLenQ, numHeads, headDimV]), lse: f32Tensor([batch, numHeads, seqLenQ]) };
-}
-
-/** On the host a row without a key has lse −Infinity; on the device it has a finite stand-in. */
-export function finishLse(lse: Float32Array): void {
-  for (let index = 0; index < lse.length; index++) if (isMasked(lse[index])) lse[index] = -Infinity;
-}
-
-/** The shard of q of a plan's rank, [B, rows, H, Dqk]. */
-export function cutQ({ q }: AttentionInputs, { call, queryShard }: RingPlan): Uint8Array<ArrayBuffer> {
-  const { batch, seqLenQ, numHeads, headDimQk } = call.shape;
-  return bytesOf(gatherShard(q.data as Float32Array, queryShard, batch, seqLenQ, numHeads * headDimQk));
-}
-
-/** The own KV block of a plan's rank as it travels: K [B, rows, Hkv, Dqk], then V [B, rows, Hkv, Dv]. */
-export function cutKv({ k, v }: AttentionInputs, plan: RingPlan): Uint8Array<ArrayBuffer> {
-  const { batch, seqLenKv, numKvHeads, headDimQk, headDimV } = plan.call.shape;
-  const shard = plan.kvShards[plan.cpRank];
-  const rows = batch * shardLength(shard) * numKvHeads;
-  const block = new Float32Array(rows * (headDimQk + headDimV));
-  block.set(gatherShard(k.data as Float32Array, shard, batch, seqLenKv, numKvHeads * headDimQk));
-  block.set(gatherShard(v.data as Float32Array, shard, batch, seqLenKv, numKvHeads * headDimV), rows * headDimQk);
-  return bytesOf(block);
-}
-
-function bytesOf(data: Float32Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
-  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
 function suspectOf(error: unknown): number {

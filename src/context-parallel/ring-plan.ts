@@ -1,14 +1,23 @@
 // Everything about one ring call that can be known before it runs: who holds what, which block arrives at which step,
 // how far it travels, how many bytes that is, and the work list of every step. Pure.
-import { invariant } from '../errors.ts';
+import type { AttentionCall } from '../attention/call.ts';
 import { type Layout, type Shard, shardLength, shardsOf } from '../attention/layout.ts';
-import { kvHops, shardsMeet } from '../attention/schedule.ts';
-import { type AttentionOptions, type AttentionShape, validateOptions, validateShape } from '../attention/shape.ts';
+import { keyInterval } from '../attention/mask.ts';
+import { OPTION_NAMES, validateOptions } from '../attention/options.ts';
+import { blocksMeet, kvHops } from '../attention/schedule.ts';
+import {
+  listPadding,
+  listSequences,
+  pairShards,
+  type PaddingRows,
+  type SequenceBlock,
+} from '../attention/sequences.ts';
+import { validateShape } from '../attention/shape.ts';
+import { invariant } from '../errors.ts';
+import { BYTES_PER_ELEMENT, type FloatDType } from '../tensor/tensor.ts';
 
 /** One attention call as every rank of the ring sees it. */
-export interface AttentionCall {
-  shape: AttentionShape;
-  options: AttentionOptions;
+export interface RingCall extends AttentionCall {
   layout: Layout;
 }
 
@@ -20,14 +29,14 @@ export interface RingStep {
   arrives: boolean;
   /** The block goes on to the next rank. */
   forwards: boolean;
-  /** Some query row of this rank sees some key of the block. */
+  /** Some query row of this rank may keep some key of the block. */
   computes: boolean;
-  /** B·s_owner·Hkv·(Dqk + Dv)·4: the block [K | V] of the owner's shard as it travels. */
+  /** B·s_owner·Hkv·(Dqk + Dv)·b: the block [K | V] of the owner's shard as it travels. */
   blockBytes: number;
 }
 
 export interface RingPlan {
-  call: AttentionCall;
+  call: RingCall;
   cpRank: number;
   cpSize: number;
   queryShard: Shard;
@@ -44,39 +53,68 @@ export interface RingPlan {
   shapeHash: number;
 }
 
-/** Bytes of one KV row [K | V] of all batch entries and heads, f32. */
-export function kvRowBytes({ batch, numKvHeads, headDimQk, headDimV }: AttentionShape): number {
-  return batch * numKvHeads * (headDimQk + headDimV) * Float32Array.BYTES_PER_ELEMENT;
+/** Bytes of a rank's tensors in host memory, as they travel between it and the driver. */
+export interface ShardBytes {
+  /** Its shard of q. */
+  q: number;
+  /** Its own block [K | V]. */
+  kv: number;
+  /** Its rows of the bias [1 or B, 1 or H, rows, Skv]; 0 without one. */
+  bias: number;
+  /** Its shard of out, in {@link resultDType}. */
+  out: number;
+  /** Its shard of lse, f32; with max logit the largest score of every row follows. */
+  lse: number;
 }
 
-/** Bytes of a rank's tensors in host memory: its shard of q, its own block [K | V], its shards of out and lse. */
-export function shardBytes({ call, cpRank, queryShard, steps }: RingPlan): Record<'q' | 'kv' | 'out' | 'lse', number> {
-  const { batch, numHeads, headDimQk, headDimV } = call.shape;
-  const rowHeads = batch * numHeads * shardLength(queryShard) * Float32Array.BYTES_PER_ELEMENT;
+const F32_BYTES = Float32Array.BYTES_PER_ELEMENT;
+
+/** Bytes of one KV row [K | V] of all batch entries and heads. */
+export function kvRowBytes(call: AttentionCall): number {
+  const { batch, numKvHeads, headDimQk, headDimV } = call.shape;
+  return batch * numKvHeads * (headDimQk + headDimV) * BYTES_PER_ELEMENT[call.storage];
+}
+
+export function shardBytes({ call, cpRank, queryShard, steps }: RingPlan): ShardBytes {
+  const { batch, numHeads, headDimQk, headDimV, seqLenKv } = call.shape;
+  const rows = shardLength(queryShard);
+  const rowHeads = batch * numHeads * rows;
   invariant(steps[0].owner === cpRank, 'step 0 is about the own block');
-  return { q: rowHeads * headDimQk, kv: steps[0].blockBytes, out: rowHeads * headDimV, lse: rowHeads };
+  return {
+    q: rowHeads * headDimQk * BYTES_PER_ELEMENT[call.storage],
+    kv: steps[0].blockBytes,
+    bias: call.bias ? call.bias.batch * call.bias.heads * rows * seqLenKv * F32_BYTES : 0,
+    out: rowHeads * headDimV * BYTES_PER_ELEMENT[resultDType(call)],
+    lse: rowHeads * F32_BYTES * (call.options.maxLogit ? 2 : 1),
+  };
+}
+
+/** In what out and gradients leave a device: as they are stored when the caller wants just that, else unrounded. */
+export function resultDType({ dtype, storage }: AttentionCall): FloatDType {
+  return dtype === storage ? storage : 'f32';
 }
 
 /** Plans the ring of `cpSize` ranks for `cpRank`. Throws ConfigError when the call itself is wrong. */
-export function planRing(call: AttentionCall, cpRank: number, cpSize: number): RingPlan {
+export function planRing(call: RingCall, cpRank: number, cpSize: number): RingPlan {
   const { shape, options, layout } = call;
   validateShape(shape);
   validateOptions(options);
   const queryShards = shardsOf(layout, shape.seqLenQ, cpSize);
   const kvShards = shardsOf(layout, shape.seqLenKv, cpSize);
+  const interval = keyInterval(options.maskType, options.window);
+  const sequences = listSequences(shape, options.maskType, call.lengths);
+  const meet = (rank: number, owner: number): boolean =>
+    blocksMeet(pairShards(queryShards[rank], kvShards[owner], sequences), interval);
   // Balanced layouts spread every block over the sequence, so that each rank sees some of it: it goes full circle.
-  const hops =
-    layout === 'contiguous' ? kvHops(queryShards, kvShards, options.maskType) : kvShards.map(() => cpSize - 1);
-  const queryShard = queryShards[cpRank];
+  const hops = layout === 'contiguous' ? kvHops(cpSize, meet) : kvShards.map(() => cpSize - 1);
   const steps = Array.from({ length: cpSize }, (_, step): RingStep => {
     const owner = (cpRank - step + cpSize) % cpSize;
-    const kvShard = kvShards[owner];
     return {
       owner,
       arrives: hops[owner] >= step,
       forwards: hops[owner] > step,
-      computes: shardsMeet(queryShard, kvShard, options.maskType),
-      blockBytes: kvRowBytes(shape) * shardLength(kvShard),
+      computes: meet(cpRank, owner),
+      blockBytes: kvRowBytes(call) * shardLength(kvShards[owner]),
     };
   });
   const received = steps.slice(1).filter(({ arrives }) => arrives).length;
@@ -84,7 +122,7 @@ export function planRing(call: AttentionCall, cpRank: number, cpSize: number): R
     call,
     cpRank,
     cpSize,
-    queryShard,
+    queryShard: queryShards[cpRank],
     kvShards,
     steps,
     maxKvRows: Math.max(...kvShards.map(shardLength)),
@@ -94,11 +132,40 @@ export function planRing(call: AttentionCall, cpRank: number, cpSize: number): R
   };
 }
 
+/** What meets in a step of the ring, sequence by sequence. */
+export function stepBlocks({ call, queryShard, kvShards, steps }: RingPlan, step: number): SequenceBlock[] {
+  const sequences = listSequences(call.shape, call.options.maskType, call.lengths);
+  return pairShards(queryShard, kvShards[steps[step].owner], sequences);
+}
+
+/** The rank's query rows that belong to no sequence. */
+export function queryPadding({ call, queryShard }: RingPlan): PaddingRows[] {
+  const sequences = listSequences(call.shape, call.options.maskType, call.lengths);
+  return listPadding(queryShard, call.shape.batch, (entry) =>
+    sequences.filter(({ batch }) => batch === entry).map(({ startQ, lenQ }) => [startQ, lenQ]),
+  );
+}
+
+/** The rank's own KV rows that belong to no sequence. */
+export function kvPadding({ call, kvShards, cpRank }: RingPlan): PaddingRows[] {
+  const sequences = listSequences(call.shape, call.options.maskType, call.lengths);
+  return listPadding(kvShards[cpRank], call.shape.batch, (entry) =>
+    sequences.filter(({ batch }) => batch === entry).map(({ startKv, lenKv }) => [startKv, lenKv]),
+  );
+}
+
+/** Whether slopes or sinks come with the call; without, they are 0. */
+export function hasHeadValues({ alibi, options }: AttentionCall): boolean {
+  return alibi || options.sink === 'learnable';
+}
+
 /** FNV-1a of the call as JSON: 32 bits that differ when ranks disagree. */
-function hashCall({ shape, options, layout }: AttentionCall, cpSize: number): number {
+function hashCall({ shape, options, storage, lengths, bias, alibi, layout }: RingCall, cpSize: number): number {
   const { batch, seqLenQ, seqLenKv, numHeads, numKvHeads, headDimQk, headDimV } = shape;
   const sizes = [batch, seqLenQ, seqLenKv, numHeads, numKvHeads, headDimQk, headDimV, cpSize];
-  const text = JSON.stringify([sizes, options.maskType, options.softmaxScale, layout]);
+  const chosen = OPTION_NAMES.map((name) => options[name]);
+  const sides = lengths && [lengths.packed, lengths.startsQ, lengths.lensQ, lengths.startsKv, lengths.lensKv];
+  const text = JSON.stringify([sizes, chosen, storage, sides, bias && [bias.batch, bias.heads], alibi, layout]);
   let hash = 0x811c9dc5;
   for (let index = 0; index < text.length; index++) {
     hash = Math.imul(hash ^ text.charCodeAt(index), 0x01000193);

@@ -1,16 +1,20 @@
 // The engine of several ranks: one process per rank on this machine, and the driver in this one. When a rank is lost the
 // engine ends the others; what it was asked after that rejects with the same RingAbortError.
-import type { AttentionInputs, AttentionResult } from '../attention/shape.ts';
+import type { AttentionGradients, AttentionInputs, AttentionResult } from '../attention/call.ts';
 import { CallQueue } from '../context-parallel/call-queue.ts';
 import {
   DEFAULT_TIMEOUT_MS,
   type Engine,
   type EngineOptions,
   type ForwardOptions,
-  validateForward,
+  type BackwardOptions,
+  createRingCall,
+  validateBackward,
 } from '../context-parallel/engine-options.ts';
 import type { ForwardReply } from '../context-parallel/rank-service.ts';
-import { RingDriver, createCall } from '../context-parallel/ring-driver.ts';
+import { RingDriver } from '../context-parallel/ring-driver.ts';
+import { ConfigError } from '../errors.ts';
+import type { HostTensor } from '../tensor/tensor.ts';
 import { type RankMetrics, createRankMetrics } from '../trace/counters.ts';
 import type { RankTimeline } from '../trace/timeline.ts';
 import type { BlockTransport } from '../transport/block-transport.ts';
@@ -78,14 +82,21 @@ export class ProcessEngine implements Engine {
   }
 
   async forward(inputs: AttentionInputs, options: ForwardOptions = {}): Promise<AttentionResult> {
-    validateForward(inputs, options);
-    const call = createCall(inputs, { ...options, layout: this.#options.layout ?? 'zigzag' });
+    const call = createRingCall(inputs, options, this.#options);
     const { signal, timeoutMs } = options;
     return this.#queue.run(async () => {
-      const { out, lse, replies } = await this.#driver.forward(inputs, call, { signal, timeoutMs });
+      const { replies, ...result } = await this.#driver.forward(inputs, call, { signal, timeoutMs });
       this.#replies = replies;
-      return { out, lse };
+      return result;
     });
+  }
+
+  async backward(_dout: HostTensor, options: BackwardOptions = {}): Promise<AttentionGradients> {
+    validateBackward(options);
+    throw new ConfigError(
+      'ERR_UNSUPPORTED',
+      `backward: this version computes gradients on one rank, got ranks=${this.ranks}; use ranks: 1`,
+    );
   }
 
   metrics(): { ranks: RankMetrics[] } {

@@ -1,10 +1,22 @@
 // The engine of one rank: bit for bit the plain kernel, on its own device or on the caller's, which it leaves alone.
 import { expect } from 'chai';
-import { scheduleBlock } from '../../src/attention/schedule.ts';
+import { describeCall } from '../../src/attention/call.ts';
+import { keyInterval } from '../../src/attention/mask.ts';
+import { scheduleQueries } from '../../src/attention/schedule.ts';
+import { listSequences, pairShards } from '../../src/attention/sequences.ts';
 import { FlashAttentionForward } from '../../src/gpu/flash-attention-forward.ts';
+import { acquireHeads } from '../../src/gpu/heads-buffer.ts';
 import { acquireTensor, readTensor, uploadTensor } from '../../src/gpu/tensor.ts';
 import { createEngine } from '../../src/node/engine.ts';
-import { createCase, expectReference, type AttentionCase } from '../helpers/attention-case.ts';
+import { fromFloat32, toFloat32 } from '../../src/tensor/float16.ts';
+import { f32Tensor } from '../../src/tensor/tensor.ts';
+import {
+  createCase,
+  expectReference,
+  expectReferenceGradients,
+  type AttentionCase,
+} from '../helpers/attention-case.ts';
+import { createDout, createInputs } from '../helpers/attention-inputs.ts';
 import { useGpu } from '../helpers/gpu-fixture.ts';
 
 describe('an engine of one rank', function () {
@@ -13,20 +25,17 @@ describe('an engine of one rank', function () {
 
   /** The kernel over the whole sequence as one block, with nothing else. */
   async function runPlainKernel({ shape, options, inputs }: AttentionCase) {
-    const { batch, seqLenQ, seqLenKv, numHeads, numKvHeads, headDimV } = shape;
+    const { batch, seqLenQ, seqLenKv, numHeads, headDimV } = shape;
     const attention = await FlashAttentionForward.create(gpu(), { ...shape, rows: seqLenQ });
     const whole = (length: number) => [{ start: 0, length, stride: 1 }];
-    const schedule = scheduleBlock(whole(seqLenQ), whole(seqLenKv), options.maskType, attention.tileRows, true);
-    const { softmaxScale } = options;
-    const block = attention.prepareBlock({
-      schedule,
-      batch,
-      numHeads,
-      numKvHeads,
-      rowsQ: seqLenQ,
-      rowsKv: seqLenKv,
-      softmaxScale,
-    });
+    const sequences = listSequences(shape, options.maskType, null);
+    const schedule = scheduleQueries(
+      pairShards(whole(seqLenQ), whole(seqLenKv), sequences),
+      keyInterval(options.maskType, options.window),
+      { tileRows: attention.tileRows, everyRow: true },
+    );
+    const heads = acquireHeads(gpu());
+    const block = attention.prepareBlock({ schedule, shape, options, rowsQ: seqLenQ, rowsKv: seqLenKv, heads });
     const [q, k, v] = [inputs.q, inputs.k, inputs.v].map(({ shape: sizes, data }) =>
       uploadTensor(gpu(), 'input', sizes, data as Float32Array),
     );
@@ -38,7 +47,7 @@ describe('an engine of one rank', function () {
     pass.end();
     gpu().device.queue.submit([encoder.finish()]);
     const result = { out: await readTensor(gpu(), out), lse: await readTensor(gpu(), lse) };
-    for (const { buffer } of [q, k, v, out, lse]) gpu().pool.release(buffer);
+    for (const buffer of [heads, ...[q, k, v, out, lse].map((tensor) => tensor.buffer)]) gpu().pool.release(buffer);
     block.destroy();
     return result;
   }
@@ -71,5 +80,92 @@ describe('an engine of one rank', function () {
     const tensor = uploadTensor(gpu(), 'after', [3], data);
     expect(await readTensor(gpu(), tensor)).to.deep.equal(data);
     gpu().pool.release(tensor.buffer);
+  });
+
+  describe('backward', () => {
+    const shape = {
+      batch: 1,
+      seqLenQ: 90,
+      seqLenKv: 90,
+      numHeads: 4,
+      numKvHeads: 2,
+      headDimQk: 16,
+      headDimV: 16,
+    };
+
+    for (const dtype of ['f32', 'f16', 'bf16'] as const) {
+      it(`gives the gradients of the last forward, in the dtype of q, the same bits twice: ${dtype}`, async () => {
+        const inputs = createInputs({ shape, dtype, bias: [1, 1], sink: true });
+        const options = { maskType: 'causal', sink: 'learnable', dropout: 0.2 } as const;
+        const dout = createDout(describeCall(inputs, options));
+        const engine = await createEngine({ device: gpu().device });
+        expectReference({ inputs, options }, await engine.forward(inputs, options));
+        const gradients = await engine.backward(dout);
+        expect(gradients.dq.dtype).to.equal(dtype);
+        expectReferenceGradients({ inputs, options }, dout, gradients);
+        expect(await engine.backward(dout)).to.deep.equal(gradients);
+        await engine.close();
+      });
+    }
+
+    it('widens 16-bit tensors of odd head dims, and rounds f32 ones for dtype bf16, with results in the dtype of q', async () => {
+      const engine = await createEngine({ device: gpu().device });
+      const odd = createInputs({ shape: { ...shape, headDimQk: 7, headDimV: 5 }, dtype: 'f16' });
+      const { out } = await engine.forward(odd);
+      expect(out.dtype).to.equal('f16');
+      expectReference({ inputs: odd, options: {} }, { out, lse: (await engine.forward(odd)).lse });
+      expect((await engine.backward(createDout(describeCall(odd)))).dv.dtype).to.equal('f16');
+
+      const inputs = createInputs({ shape });
+      const rounded = await engine.forward(inputs, { dtype: 'bf16' });
+      expect(rounded.out.dtype).to.equal('f32');
+      const names = ['q', 'k', 'v'] as const;
+      const asBf16 = Object.fromEntries(
+        names.map((name) => [
+          name,
+          f32Tensor(
+            inputs[name].shape,
+            toFloat32(fromFloat32(inputs[name].data as Float32Array, inputs[name].shape, 'bf16')),
+          ),
+        ]),
+      );
+      expectReference({ inputs: { ...inputs, ...asBf16 }, options: {} }, rounded);
+      await engine.close();
+    });
+
+    it('refuses a backward with no forward before it, and a dout that does not fit', async () => {
+      const inputs = createInputs({ shape });
+      const engine = await createEngine({ device: gpu().device });
+      const codeOf = async (promise: Promise<unknown>): Promise<unknown> =>
+        promise.then(
+          () => 'none',
+          (error: { code?: string }) => error.code,
+        );
+      expect(await codeOf(engine.backward(inputs.q))).to.equal('ERR_ORDER');
+      await engine.forward(inputs);
+      expect(await codeOf(engine.backward(f32Tensor([1, 90, 4, 8])))).to.equal('ERR_SHAPE');
+      expect(await codeOf(engine.backward(fromFloat32(inputs.q.data as Float32Array, inputs.q.shape, 'f16')))).to.equal(
+        'ERR_DTYPE',
+      );
+      expect(await codeOf(engine.backward(inputs.q))).to.equal('none');
+      // A forward that never began leaves the last one in place.
+      expect(await codeOf(engine.forward(inputs, { signal: AbortSignal.abort() }))).to.not.equal('none');
+      expect(await codeOf(engine.backward(inputs.q))).to.equal('none');
+      await engine.close();
+      expect(await codeOf(engine.backward(inputs.q))).to.equal('ERR_CLOSED');
+    });
+
+    it('gives back the memory that it took', async () => {
+      const inputs = createInputs({ shape, bias: [1, 4] });
+      const engine = await createEngine({ device: gpu().device });
+      const peaks: number[] = [];
+      for (let round = 0; round < 4; round++) {
+        await engine.forward(inputs, { maskType: 'causal' });
+        await engine.backward(inputs.q);
+        peaks.push(engine.metrics().ranks[0].peakGpuBytes);
+      }
+      expect(new Set(peaks.slice(1)).size).to.equal(1);
+      await engine.close();
+    });
   });
 });

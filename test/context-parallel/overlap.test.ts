@@ -1,11 +1,12 @@
 // Overlap: on a network where a block takes 70 % as long as the compute of a block, the ring takes hardly longer than on
 // the same network without a limit. Four ranks with their sockets in this process, a proxy of its own before each.
 import { expect } from 'chai';
+import { fillOptions } from '../../src/attention/options.ts';
 import { gatherShard } from '../../src/attention/layout.ts';
 import { GpuBlockAttention } from '../../src/context-parallel/gpu-block-attention.ts';
 import { KvExchange } from '../../src/context-parallel/kv-exchange.ts';
 import { ringAttention } from '../../src/context-parallel/ring-attention.ts';
-import { type AttentionCall, planRing } from '../../src/context-parallel/ring-plan.ts';
+import { planRing, type RingCall } from '../../src/context-parallel/ring-plan.ts';
 import { acceptEdge, createNodeTransport } from '../../src/node/node-transport.ts';
 import { listen } from '../../src/node/websocket-server.ts';
 import { createTimeline } from '../../src/trace/timeline.ts';
@@ -17,10 +18,15 @@ const RANKS = 4;
 const ROUNDS = 15;
 const CHUNK_BYTES = 64 * 1024;
 /** Few KV heads: much compute per byte, so that the proxies take no core from it. */
-const CALL: AttentionCall = {
+const CALL: RingCall = {
   shape: { batch: 1, seqLenQ: 8192, seqLenKv: 8192, numHeads: 8, numKvHeads: 1, headDimQk: 64, headDimV: 64 },
-  options: { maskType: 'causal', softmaxScale: 0.125 },
+  options: fillOptions({ maskType: 'causal' }, 64),
   layout: 'zigzag',
+  dtype: 'f32',
+  storage: 'f32',
+  lengths: null,
+  bias: null,
+  alibi: false,
 };
 
 describe('overlap', function () {
@@ -79,7 +85,7 @@ describe('overlap', function () {
     }
   });
 
-  async function loadRank(call: AttentionCall, rank: number) {
+  async function loadRank(call: RingCall, rank: number) {
     const plan = planRing(call, rank, RANKS);
     const compute = await GpuBlockAttention.create(gpu(), plan);
     const { seqLenQ: seqLen, numHeads, headDimQk } = call.shape;

@@ -180,13 +180,10 @@ describe('an engine given bad input', function () {
       ['ERR_SHAPE', { ...good, q: { ...good.q, shape: [1, 9, 4, 8] } }, 'elements'],
       ['ERR_SHAPE', { q: good.q, v: good.v }, 'k: a tensor is'],
       ['ERR_DTYPE', { ...good, q: { ...good.q, dtype: 'f64' } }, 'dtype must be'],
-      [
-        'ERR_UNSUPPORTED',
-        { ...good, q: { ...good.q, dtype: 'f16', data: new Uint16Array(8 * 4 * 8) } },
-        'computes f32',
-      ],
-      ['ERR_UNSUPPORTED', { ...good, bias: good.q }, 'got bias'],
-      ['ERR_OPTION', { ...good, keys: good.k }, 'got keys'],
+      ['ERR_DTYPE', { ...good, q: { ...good.q, dtype: 'f16', data: new Uint16Array(8 * 4 * 8) } }, 'one dtype'],
+      ['ERR_SHAPE', { ...good, bias: good.q }, 'bias must be [1 or 1, 1 or 4, 8, 8]'],
+      ['ERR_OPTION', { ...good, sink: f32Tensor([4]) }, 'sink=learnable'],
+      ['ERR_OPTION', { ...good, keys: good.k }, 'unknown tensor keys'],
     ];
     for (const [code, inputs, text] of cases) {
       const error = (await failureOf(engine.forward(inputs as typeof good))) as ConfigError;
@@ -204,8 +201,11 @@ describe('an engine given bad input', function () {
       ['ERR_OPTION', { softmaxScale: NaN }],
       ['ERR_OPTION', { casual: true }],
       ['ERR_OPTION', { timeoutMs: -1 }],
-      ['ERR_UNSUPPORTED', { window: [128, 0] }],
-      ['ERR_UNSUPPORTED', { dropout: 0.1 }],
+      ['ERR_OPTION', { window: [128] }],
+      ['ERR_OPTION', { dropout: 1 }],
+      ['ERR_OPTION', { softcap: null }],
+      ['ERR_DTYPE', { dtype: 'i32' }],
+      ['ERR_UNSUPPORTED', { wireDtype: 'bf16' }],
     ];
     for (const [code, options] of cases) {
       const error = (await failureOf(engine.forward(good, options))) as ConfigError;
