@@ -1,4 +1,4 @@
-// Lists and ranges of the command line, and the grid that they span. Pure.
+// Lists and ranges of the command line, the grid that they span, and runs of its points. Pure.
 //   1024,2048        the values themselves
 //   1024-8192*2      1024, 2048, 4096, 8192
 //   1024-4096+1024   1024, 2048, 3072, 4096
@@ -62,4 +62,15 @@ export function expandGrid<T extends object>(axes: { readonly [K in keyof T]: re
     points = points.flatMap((point) => values.map((value) => ({ ...point, [name]: value })));
   }
   return points as T[];
+}
+
+/** Cuts a list into runs of neighbours whose `keyOf` is the same. */
+export function groupNeighbours<T>(items: readonly T[], keyOf: (item: T) => string): T[][] {
+  const groups: T[][] = [];
+  for (const item of items) {
+    const last = groups.at(-1);
+    if (last && keyOf(last[0]) === keyOf(item)) last.push(item);
+    else groups.push([item]);
+  }
+  return groups;
 }

@@ -1,8 +1,8 @@
 // Inputs of the benchmarks: N(0, 1), where every element follows from the seed and its index alone, so that each rank
 // makes its own shard and all agree on the whole tensor. Pure.
 
-/** Seeds of the three tensors, so that all suites compute the same thing. */
-export const INPUT_SEEDS = { q: 1, k: 2, v: 3 } as const;
+/** Seeds of the tensors, so that all suites compute the same thing. */
+export const INPUT_SEEDS = { q: 1, k: 2, v: 3, dout: 4 } as const;
 
 const TWO_PI = 2 * Math.PI;
 const UINT32 = 2 ** 32;

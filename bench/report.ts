@@ -45,8 +45,8 @@ function buildFile(rows: readonly ReportRow[], { version, commit, argv, host }: 
   return { schemaVersion: SCHEMA_VERSION, version, commit, argv, host, adapters, rows };
 }
 
-/** A title with its unit, and the cell of a row. */
-type Column<Row> = readonly [title: string, cell: (row: Row) => string];
+/** A title with its unit, the cell of a row, and whether a row makes the column worth showing (default: every row). */
+type Column<Row> = readonly [title: string, cell: (row: Row) => string, matters?: (row: Row) => boolean];
 
 const MIB = 2 ** 20;
 
@@ -56,10 +56,14 @@ const BENCH_COLUMNS: readonly Column<BenchRow>[] = [
   ['layout', (row) => row.layout],
   ['B', (row) => String(row.batch)],
   ['S', (row) => String(row.seqLen)],
+  ['Skv', (row) => String(row.seqLenKv), ({ seqLen, seqLenKv }) => seqLenKv !== seqLen],
   ['H', (row) => String(row.numHeads)],
   ['Hkv', (row) => String(row.numKvHeads)],
   ['D', (row) => String(row.headDim)],
+  ['dtype', (row) => row.dtype, ({ dtype }) => dtype !== 'f32'],
   ['mask', (row) => row.maskType],
+  ['window', ({ window }) => window.join(), ({ window }) => window.some((extent) => extent >= 0)],
+  ['direction', (row) => row.direction, ({ direction }) => direction !== 'forward'],
   ['p50 ms', (row) => formatNumber(row.timeMs.p50)],
   ['p95 ms', (row) => formatNumber(row.timeMs.p95)],
   ['TFLOP/s', (row) => formatNumber(row.tflops)],
@@ -101,7 +105,8 @@ function formatMarkdown(rows: readonly ReportRow[]): string {
 }
 
 /** Several rows side by side are compared by column; one row alone is easier to read from top to bottom. */
-function tabulate<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): string {
+function tabulate<Row>(all: readonly Column<Row>[], rows: readonly Row[]): string {
+  const columns = all.filter(([, , matters]) => matters === undefined || rows.some(matters));
   if (rows.length === 1) {
     const lines = columns.map(([title, cell]) => [title, cell(rows[0])]).filter(([, value]) => value !== DASH);
     return markdownTable([['', 'value'], ...lines], { align: ['l', 'r'] });

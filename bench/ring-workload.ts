@@ -1,18 +1,19 @@
 // One rank's side of `bench ring`: inputs made where they are needed, and four ways to run a case: the ring itself, the
 // ring with communication taken out, communication alone, and the whole problem on one rank.
-import { type Shard, scatterShard, shardLength, shardPositions } from '../src/attention/layout.ts';
+import { shardPositions } from '../src/attention/layout.ts';
 import type { BlockAttention } from '../src/context-parallel/block-attention.ts';
 import { type DeviceShards, GpuBlockAttention } from '../src/context-parallel/gpu-block-attention.ts';
 import { KvExchange, RECEIVE_SLOTS } from '../src/context-parallel/kv-exchange.ts';
 import type { KvSource } from '../src/context-parallel/kv-source.ts';
-import { createResult } from '../src/context-parallel/ring-driver.ts';
 import { ringAttention } from '../src/context-parallel/ring-attention.ts';
-import { type AttentionCall, type RingPlan, planRing } from '../src/context-parallel/ring-plan.ts';
-import { BUFFER_USAGE } from '../src/gpu/webgpu-constants.ts';
+import { type RingCall, type RingPlan, planRing } from '../src/context-parallel/ring-plan.ts';
+import { ResultAssembly } from '../src/context-parallel/shard-tensors.ts';
 import type { RankNode } from '../src/node/rank-node.ts';
+import { toFloat32 } from '../src/tensor/float16.ts';
 import { type RankTimeline, type Timeline, createTimeline } from '../src/trace/timeline.ts';
-import { INPUT_SEEDS, fillNormal } from './inputs.ts';
-import { type Verdict, sampleRows, verifyRows } from './verify.ts';
+import { referenceTensors, uploadShards } from './seeded-tensors.ts';
+import type { Verdict } from './suite.ts';
+import { sampleRows, verifyRows } from './verify.ts';
 
 /** How a case is run: see the file's header. */
 export type RingMode = 'ring' | 'compute' | 'communication' | 'single';
@@ -69,7 +70,7 @@ export class RingWorkload {
   }
 
   /** Makes the inputs and buffers of a case. */
-  static async create(node: RankNode, call: AttentionCall): Promise<RingWorkload> {
+  static async create(node: RankNode, call: RingCall): Promise<RingWorkload> {
     const { gpu, rank, worldSize } = node;
     gpu.pool.trim();
     gpu.pool.resetPeak();
@@ -98,7 +99,7 @@ export class RingWorkload {
     poison(this.#node, compute);
     await this.run({ mode: 'ring', timeoutMs, trace: false }, opSeq, signal);
     const { out, lse } = await compute.readResult();
-    return verifyShard(plan, floatsOf(out), floatsOf(lse));
+    return verifyShard(plan, out, lse);
   }
 
   destroy(): void {
@@ -148,46 +149,9 @@ function withoutCompute(ownKv: Uint8Array): BlockAttention {
   return { ownKv: async () => ownKv, writeKv: () => undefined, attend: async () => undefined };
 }
 
-async function load(node: RankNode, plan: RingPlan): Promise<Loaded> {
-  const { batch, numHeads, numKvHeads, headDimQk, headDimV } = plan.call.shape;
-  const kvShard = plan.kvShards[plan.cpRank];
-  const shards = {
-    q: upload(node, plan.queryShard, INPUT_SEEDS.q, batch, plan.call.shape.seqLenQ, numHeads * headDimQk),
-    k: upload(node, kvShard, INPUT_SEEDS.k, batch, plan.call.shape.seqLenKv, numKvHeads * headDimQk),
-    v: upload(node, kvShard, INPUT_SEEDS.v, batch, plan.call.shape.seqLenKv, numKvHeads * headDimV),
-  };
-  return { plan, shards, compute: await GpuBlockAttention.create(node.gpu, plan, shards) };
-}
-
-/** A shard [batch, rows, inner] of a seeded tensor, on the device. */
-function upload(
-  { gpu }: RankNode,
-  shard: Shard,
-  seed: number,
-  batch: number,
-  seqLen: number,
-  inner: number,
-): GPUBuffer {
-  const rows = shardLength(shard);
-  const usage = BUFFER_USAGE.STORAGE | BUFFER_USAGE.COPY_DST | BUFFER_USAGE.COPY_SRC;
-  const buffer = gpu.pool.acquire({ label: 'input', byteLength: batch * rows * inner * 4, usage });
-  for (let b = 0, row = 0; b < batch; b++) {
-    for (const { start, length, stride } of shard) {
-      const runs =
-        stride === 1 ? [[start, length] as const] : Array.from({ length }, (_, i) => [start + i * stride, 1] as const);
-      for (const [token, count] of runs) {
-        const data = new Float32Array(count * inner);
-        fillNormal(data, seed, (b * seqLen + token) * inner);
-        gpu.device.queue.writeBuffer(buffer, row * inner * 4, data);
-        row += count;
-      }
-    }
-  }
-  return buffer;
-}
-
-function floatsOf({ buffer, byteOffset, byteLength }: Uint8Array): Float32Array {
-  return new Float32Array(buffer, byteOffset, byteLength / Float32Array.BYTES_PER_ELEMENT);
+async function load({ gpu }: RankNode, plan: RingPlan): Promise<Loaded> {
+  const shards = uploadShards(gpu, plan);
+  return { plan, shards, compute: await GpuBlockAttention.create(gpu, plan, shards) };
 }
 
 function poison({ gpu }: RankNode, { out, lse }: GpuBlockAttention): void {
@@ -196,25 +160,14 @@ function poison({ gpu }: RankNode, { out, lse }: GpuBlockAttention): void {
 }
 
 /** Compares rows of this rank's shard with the f64 reference: as many as that computes in a second or two. */
-function verifyShard(plan: RingPlan, out: Float32Array, lse: Float32Array): Verdict {
-  const { shape, options } = plan.call;
-  const { batch, seqLenQ, seqLenKv, numHeads, numKvHeads, headDimQk, headDimV } = shape;
-  const inputs = {
-    q: normalTensor(INPUT_SEEDS.q, batch * seqLenQ * numHeads * headDimQk),
-    k: normalTensor(INPUT_SEEDS.k, batch * seqLenKv * numKvHeads * headDimQk),
-    v: normalTensor(INPUT_SEEDS.v, batch * seqLenKv * numKvHeads * headDimV),
-  };
-  const whole = createResult(plan.call);
-  scatterShard(whole.out.data, out, plan.queryShard, batch, seqLenQ, numHeads * headDimV);
-  scatterShard(whole.lse.data, lse, plan.queryShard, batch * numHeads, seqLenQ, 1);
-  const positions = shardPositions(plan.queryShard);
-  const ownRows = sampleRows({ ...shape, seqLenQ: positions.length });
+function verifyShard(plan: RingPlan, shardOut: Uint8Array<ArrayBuffer>, shardLse: Uint8Array<ArrayBuffer>): Verdict {
+  const { call, queryShard } = plan;
+  const { seqLenQ } = call.shape;
+  const assembly = new ResultAssembly(call);
+  assembly.add(plan, shardOut, shardLse);
+  const { out, lse } = assembly.finish();
+  const positions = shardPositions(queryShard);
+  const ownRows = sampleRows({ ...call.shape, seqLenQ: positions.length });
   const rows = ownRows.map((row) => Math.floor(row / positions.length) * seqLenQ + positions[row % positions.length]);
-  return verifyRows(inputs, { out: whole.out.data, lse: whole.lse.data }, shape, options, rows);
-}
-
-function normalTensor(seed: number, length: number): Float32Array {
-  const data = new Float32Array(length);
-  fillNormal(data, seed, 0);
-  return data;
+  return verifyRows(call, referenceTensors(call), { out: toFloat32(out), lse: lse.data, rows });
 }

@@ -1,6 +1,11 @@
 // What a bench suite is, and the row that it yields. Every suite verifies a case before it times it.
 import type { Layout } from '../src/attention/layout.ts';
-import type { MaskType } from '../src/attention/shape.ts';
+import type { MaskType, Window } from '../src/attention/mask.ts';
+import type { FloatDType } from '../src/tensor/tensor.ts';
+
+/** What of a call is timed; `backward` is alone, after a forward that is not. */
+export const DIRECTIONS = ['forward', 'backward', 'forward_backward'] as const;
+export type Direction = (typeof DIRECTIONS)[number];
 
 /** Summary of the raw samples of one case, in ms; p50 and p95 are nearest-rank percentiles. */
 export interface TimeSummary {
@@ -18,12 +23,24 @@ export interface BenchCase {
   layout: Layout;
   batch: number;
   seqLen: number;
+  /** Keys of the whole sequence: seqLen unless queries attend to another sequence. */
+  seqLenKv: number;
   numHeads: number;
   numKvHeads: number;
   headDim: number;
-  dtype: 'f32';
+  /** What tensors are rounded to and stored as; even head dims only for f16 and bf16. */
+  dtype: FloatDType;
   maskType: MaskType;
-  direction: 'forward';
+  window: Window;
+  direction: Direction;
+}
+
+/** What checking a case found. */
+export interface Verdict {
+  /** Largest |result − reference| over the checked rows; NaN when a checked element is NaN. */
+  maxAbsError: number;
+  /** Checked elements outside their tolerance. */
+  wrong: number;
 }
 
 /** A row of `bench attention` and `bench ring`. A number that a suite does not measure is null, never 0. */
@@ -38,7 +55,7 @@ export interface BenchRow extends BenchCase {
   overlapPercent: number | null;
   kvSlots: number | null;
   peakGpuBytes: number;
-  /** Largest |out − reference| over the rows that were checked; null with --no-check. */
+  /** Largest |out − reference|, and |gradient − reference|, over the rows that were checked; null with --no-check. */
   maxAbsError: number | null;
   /** Checked elements outside the tolerance; null with --no-check. */
   wrong: number | null;

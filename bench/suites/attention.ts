@@ -1,159 +1,124 @@
-// `kvring bench attention`: the forward kernel on one device. Each case is verified against the f64 reference, on
-// poisoned outputs, and then timed: wall time with inputs resident on the device, no upload or readback.
-import { scheduleBlock } from '../../src/attention/schedule.ts';
-import { type AttentionOptions, type AttentionShape, forwardFlops } from '../../src/attention/shape.ts';
+// `kvring bench attention`: forward and backward on one device. Each case is verified against the f64 reference and then
+// timed: wall time with inputs resident on the device, no upload or readback. Cases that differ only in window or direction
+// take turns within an iteration: the machine's speed drifts, their ratio does not.
+import { planRing } from '../../src/context-parallel/ring-plan.ts';
 import type { Gpu } from '../../src/gpu/device.ts';
-import { FlashAttentionForward, type PreparedBlock } from '../../src/gpu/flash-attention-forward.ts';
-import { acquireTensor, type GpuTensor, readTensor, uploadTensor, writeTensor } from '../../src/gpu/tensor.ts';
 import { formatAdapterReport, openGpu } from '../../src/node/adapter.ts';
 import { throttleGpuPolling } from '../../src/node/gpu-polling.ts';
-import { fillNormal, INPUT_SEEDS } from '../inputs.ts';
+import { type AttentionWorkload, createAttentionWorkload } from '../attention-workload.ts';
+import { describeCase, usefulFlops } from '../case.ts';
+import { groupNeighbours } from '../grid.ts';
 import { summarize, tflops } from '../metrics.ts';
-import type { BenchCase, BenchRow, SuiteContext } from '../suite.ts';
-import { verifyRows } from '../verify.ts';
+import { uploadShards } from '../seeded-tensors.ts';
+import type { BenchCase, BenchRow, SuiteContext, Verdict } from '../suite.ts';
+import { timeInTurns } from '../turns.ts';
 
-/** A value that no kernel computes. */
-const POISON = 12345;
+/** A case, and what runs it. */
+interface Contender {
+  benchCase: BenchCase;
+  workload: AttentionWorkload;
+}
 
-type HostInputs = Record<keyof typeof INPUT_SEEDS, Float32Array>;
-type DeviceTensors = Record<'q' | 'k' | 'v' | 'out' | 'lse', GpuTensor>;
+interface Measured {
+  samplesMs: readonly number[];
+  /** Undefined when it was not checked. */
+  verdict: Verdict | undefined;
+  /** Bytes of the inputs on the device. */
+  inputBytes: number;
+  adapter: string;
+}
 
-/** Runs the cases (ranks 1, direction forward) one after another on one device. */
-export async function* benchAttention(cases: BenchCase[], context: SuiteContext): AsyncGenerator<BenchRow> {
+/** Runs the cases (ranks 1) on one device and yields their rows in the same order. */
+export async function* benchAttention(cases: readonly BenchCase[], context: SuiteContext): AsyncGenerator<BenchRow> {
   const restorePolling = throttleGpuPolling();
   const { gpu, report } = await openGpu({ adapter: context.adapter });
   try {
     context.log(formatAdapterReport(report));
-    for (const benchCase of cases) yield await runCase(gpu, benchCase, context);
+    for (const group of groupNeighbours(cases, turnKey)) yield* runGroup(gpu, group, context);
   } finally {
     gpu.close();
     restorePolling();
   }
 }
 
-async function runCase(gpu: Gpu, benchCase: BenchCase, context: SuiteContext): Promise<BenchRow> {
-  const shape = shapeOf(benchCase);
-  const options = { maskType: benchCase.maskType, softmaxScale: 1 / Math.sqrt(benchCase.headDim) };
-  const title = `B ${shape.batch} S ${shape.seqLenQ} H ${shape.numHeads} D ${benchCase.headDim} ${options.maskType}`;
+/** Cases with the same key take turns. */
+function turnKey(benchCase: BenchCase): string {
+  return JSON.stringify({ ...benchCase, window: null, direction: null });
+}
+
+async function* runGroup(gpu: Gpu, group: readonly BenchCase[], context: SuiteContext): AsyncGenerator<BenchRow> {
+  const { batch, seqLen, seqLenKv, numHeads, headDim, dtype, maskType } = group[0];
+  const title = `B ${batch} S ${seqLen}/${seqLenKv} H ${numHeads} D ${headDim} ${dtype} ${maskType}`;
   context.progress(`${title}: compile`);
   gpu.pool.trim();
-  gpu.pool.resetPeak();
-  const attention = await FlashAttentionForward.create(gpu, { ...shape, rows: shape.seqLenQ });
-  const block = prepareWholeSequence(attention, shape, options);
-  const inputs = createInputs(shape);
-  const tensors = createTensors(gpu, shape, inputs);
+  const shards = uploadShards(gpu, planRing(describeCase(group[0]), 0, 1));
+  const inputBytes = gpu.pool.liveBytes;
+  const workloads = new Map<string, AttentionWorkload>();
   try {
-    const run = (): Promise<void> => runOnce(gpu, attention, block, tensors);
-    let verdict: { maxAbsError: number | null; wrong: number | null } = { maxAbsError: null, wrong: null };
-    if (context.check) {
-      context.progress(`${title}: verify`);
-      for (const tensor of [tensors.out, tensors.lse]) {
-        writeTensor(gpu, tensor, new Float32Array(tensor.size / Float32Array.BYTES_PER_ELEMENT).fill(POISON));
-      }
-      await run();
-      const result = { out: await readTensor(gpu, tensors.out), lse: await readTensor(gpu, tensors.lse) };
-      verdict = verifyRows(inputs, result, shape, options);
+    const contenders: Contender[] = [];
+    for (const benchCase of group) {
+      const key = String(benchCase.window);
+      const directions = group.filter(({ window }) => String(window) === key).map(({ direction }) => direction);
+      const plan = planRing(describeCase(benchCase), 0, 1);
+      const workload = workloads.get(key) ?? (await createAttentionWorkload(gpu, plan, { shards, directions }));
+      workloads.set(key, workload);
+      contenders.push({ benchCase, workload });
     }
-    context.progress(`${title}: time`);
-    for (let index = 0; index < context.warmup; index++) await run();
-    const samplesMs: number[] = [];
-    for (let index = 0; index < context.iters; index++) {
-      context.signal.throwIfAborted();
-      const start = performance.now();
-      await run();
-      samplesMs.push(performance.now() - start);
+    const verdicts = context.check ? await verifyAll(contenders, title, context) : [];
+    const samplesMs = await timeAll(contenders, title, context);
+    for (const [index, contender] of contenders.entries()) {
+      const measured = { samplesMs: samplesMs[index], verdict: verdicts[index], inputBytes };
+      yield rowOf(contender, { ...measured, adapter: gpu.adapter.name });
     }
-    const timeMs = summarize(samplesMs);
-    return {
-      suite: 'attention',
-      ...benchCase,
-      timeMs,
-      tflops: tflops(forwardFlops(shape, options.maskType), timeMs.p50),
-      percentOfIdeal: null,
-      commBytesPerRank: null,
-      exposedCommMs: null,
-      overlapPercent: null,
-      kvSlots: null,
-      peakGpuBytes: gpu.pool.peakBytes,
-      ...verdict,
-      adapter: gpu.adapter.name,
-    };
   } finally {
-    block.destroy();
-    for (const { buffer } of Object.values(tensors)) gpu.pool.release(buffer);
+    for (const workload of workloads.values()) workload.destroy();
+    for (const buffer of [shards.q, shards.k, shards.v]) gpu.pool.release(buffer);
   }
 }
 
-function shapeOf({ batch, seqLen, numHeads, numKvHeads, headDim }: BenchCase): AttentionShape {
+async function verifyAll(contenders: readonly Contender[], title: string, context: SuiteContext): Promise<Verdict[]> {
+  const verdicts: Verdict[] = [];
+  for (const { benchCase, workload } of contenders) {
+    context.signal.throwIfAborted();
+    context.progress(`${title}: verify ${benchCase.direction}`);
+    verdicts.push(await workload.verify(benchCase.direction));
+  }
+  return verdicts;
+}
+
+async function timeAll(
+  contenders: readonly Contender[],
+  title: string,
+  { iters, warmup, signal, progress }: SuiteContext,
+): Promise<number[][]> {
+  for (const { workload, benchCase } of contenders) {
+    // What a backward alone is of: nothing else need have run a forward.
+    if (benchCase.direction === 'backward') await workload.run('forward');
+  }
+  const runs = contenders.map(
+    ({ workload, benchCase }) =>
+      () =>
+        workload.run(benchCase.direction),
+  );
+  const onIteration = (iteration: number): void => progress(`${title}: run ${iteration} of ${iters}`);
+  return timeInTurns(runs, { iters, warmup, signal, onIteration });
+}
+
+function rowOf({ benchCase, workload }: Contender, { samplesMs, verdict, inputBytes, adapter }: Measured): BenchRow {
+  const timeMs = summarize(samplesMs);
   return {
-    batch,
-    seqLenQ: seqLen,
-    seqLenKv: seqLen,
-    numHeads,
-    numKvHeads,
-    headDimQk: headDim,
-    headDimV: headDim,
+    suite: 'attention',
+    ...benchCase,
+    timeMs,
+    tflops: tflops(usefulFlops(describeCase(benchCase), benchCase.direction), timeMs.p50),
+    percentOfIdeal: null,
+    commBytesPerRank: null,
+    exposedCommMs: null,
+    overlapPercent: null,
+    kvSlots: null,
+    peakGpuBytes: inputBytes + workload.gpuBytes(benchCase.direction),
+    maxAbsError: verdict?.maxAbsError ?? null,
+    wrong: verdict?.wrong ?? null,
+    adapter,
   };
-}
-
-function prepareWholeSequence(
-  attention: FlashAttentionForward,
-  { batch, numHeads, numKvHeads, seqLenQ, seqLenKv }: AttentionShape,
-  { maskType, softmaxScale }: AttentionOptions,
-): PreparedBlock {
-  const query = [{ start: 0, length: seqLenQ, stride: 1 }];
-  const kv = [{ start: 0, length: seqLenKv, stride: 1 }];
-  const schedule = scheduleBlock(query, kv, maskType, attention.tileRows, true);
-  return attention.prepareBlock({
-    schedule,
-    batch,
-    numHeads,
-    numKvHeads,
-    rowsQ: seqLenQ,
-    rowsKv: seqLenKv,
-    softmaxScale,
-  });
-}
-
-function createInputs({
-  batch,
-  seqLenQ,
-  seqLenKv,
-  numHeads,
-  numKvHeads,
-  headDimQk,
-  headDimV,
-}: AttentionShape): HostInputs {
-  const inputs = {
-    q: new Float32Array(batch * seqLenQ * numHeads * headDimQk),
-    k: new Float32Array(batch * seqLenKv * numKvHeads * headDimQk),
-    v: new Float32Array(batch * seqLenKv * numKvHeads * headDimV),
-  };
-  for (const name of ['q', 'k', 'v'] as const) fillNormal(inputs[name], INPUT_SEEDS[name]);
-  return inputs;
-}
-
-function createTensors(gpu: Gpu, shape: AttentionShape, inputs: HostInputs): DeviceTensors {
-  const { batch, seqLenQ, seqLenKv, numHeads, numKvHeads, headDimQk, headDimV } = shape;
-  return {
-    q: uploadTensor(gpu, 'q', [batch, seqLenQ, numHeads, headDimQk], inputs.q),
-    k: uploadTensor(gpu, 'k', [batch, seqLenKv, numKvHeads, headDimQk], inputs.k),
-    v: uploadTensor(gpu, 'v', [batch, seqLenKv, numKvHeads, headDimV], inputs.v),
-    out: acquireTensor(gpu.pool, 'out', [batch, seqLenQ, numHeads, headDimV]),
-    lse: acquireTensor(gpu.pool, 'lse', [batch, numHeads, seqLenQ]),
-  };
-}
-
-async function runOnce(
-  gpu: Gpu,
-  attention: FlashAttentionForward,
-  block: PreparedBlock,
-  tensors: DeviceTensors,
-): Promise<void> {
-  const encoder = gpu.device.createCommandEncoder({ label: 'bench attention' });
-  const pass = encoder.beginComputePass({ label: 'attention' });
-  attention.encode(pass, block, tensors);
-  pass.end();
-  gpu.device.queue.submit([encoder.finish()]);
-  await gpu.submittedWorkDone();
 }

@@ -1,18 +1,17 @@
 // `bench ring`: the whole ring over rank processes, verified, then timed beside what it could be: the same work on one
 // rank without communication, the ring without communication, and communication alone, interleaved in one run.
-import { forwardFlops } from '../../src/attention/shape.ts';
-import type { AttentionCall } from '../../src/context-parallel/ring-plan.ts';
 import { formatAdapterReport } from '../../src/node/adapter.ts';
 import { RankFleet } from '../../src/node/rank-fleet.ts';
 import { moduleCommand } from '../../src/node/rank-processes.ts';
 import { writeBytes } from '../../src/node/files.ts';
 import { buildChromeTrace } from '../../src/trace/perfetto.ts';
 import type { RankTimeline } from '../../src/trace/timeline.ts';
+import { describeCase, usefulFlops } from '../case.ts';
 import { nearestRank, percentOf, summarize, tflops } from '../metrics.ts';
 import type { RingRequest } from '../ring-rank.ts';
 import type { PrepareReply, RingMode, RunReply } from '../ring-workload.ts';
-import type { BenchCase, BenchRow, SuiteContext } from '../suite.ts';
-import type { Verdict } from '../verify.ts';
+import type { BenchCase, BenchRow, SuiteContext, Verdict } from '../suite.ts';
+import { joinVerdicts } from '../verify.ts';
 
 const MODES: readonly RingMode[] = ['ring', 'single', 'compute', 'communication'];
 const DEFAULT_TIMEOUT_MS = 120_000;
@@ -24,11 +23,13 @@ const MAIN_CASE: BenchCase = {
   layout: 'zigzag',
   batch: 1,
   seqLen: 1024,
+  seqLenKv: 1024,
   numHeads: 8,
   numKvHeads: 2,
   headDim: 64,
   dtype: 'f32',
   maskType: 'causal',
+  window: [-1, -1],
   direction: 'forward',
 };
 const MAIN_MAX_SEQ_LEN = 32_768;
@@ -61,7 +62,7 @@ export async function* mainJob(context: SuiteContext): AsyncGenerator<BenchRow> 
     context.log(
       `causal attention over ${ranks} rank processes: ${seqLen} tokens, ${numHeads} heads (${numKvHeads} KV), head dim ${headDim}, f32`,
     );
-    yield await measure(fleet, { ...MAIN_CASE, seqLen }, context);
+    yield await measure(fleet, { ...MAIN_CASE, seqLen, seqLenKv: seqLen }, context);
   } finally {
     await fleet.close();
   }
@@ -89,24 +90,16 @@ async function ask<Reply>(fleet: RankFleet, request: RingRequest, { signal }: Su
   return (await fleet.coordinator.call(request, { signal })) as Reply[];
 }
 
-function callOf({ batch, seqLen, numHeads, numKvHeads, headDim, maskType, layout }: BenchCase): AttentionCall {
-  return {
-    shape: { batch, seqLenQ: seqLen, seqLenKv: seqLen, numHeads, numKvHeads, headDimQk: headDim, headDimV: headDim },
-    options: { maskType, softmaxScale: 1 / Math.sqrt(headDim) },
-    layout,
-  };
-}
-
 async function measure(fleet: RankFleet, wanted: BenchCase, context: SuiteContext): Promise<BenchRow> {
   const { iters, warmup, check, trace, progress } = context;
   const timeoutMs = context.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-  const call = callOf(wanted);
+  const call = describeCase(wanted);
   progress(`S=${wanted.seqLen}: making inputs, compiling`);
   const facts = await ask<PrepareReply>(fleet, { kind: 'prepare', call }, context);
-  let verified: Verdict[] | undefined;
+  let verdict: Verdict | undefined;
   if (check) {
     progress(`S=${wanted.seqLen}: checking against the f64 reference`);
-    verified = await ask<Verdict>(fleet, { kind: 'verify', timeoutMs }, context);
+    verdict = (await ask<Verdict>(fleet, { kind: 'verify', timeoutMs }, context)).reduce(joinVerdicts);
   }
   const samples: Record<RingMode, number[]> = { ring: [], single: [], compute: [], communication: [] };
   let timelines: RankTimeline[] = [];
@@ -126,15 +119,15 @@ async function measure(fleet: RankFleet, wanted: BenchCase, context: SuiteContex
     suite: 'ring',
     ...wanted,
     timeMs: summarize(samples.ring),
-    tflops: tflops(forwardFlops(call.shape, wanted.maskType), median(samples.ring)),
+    tflops: tflops(usefulFlops(call, wanted.direction), median(samples.ring)),
     percentOfIdeal: median(samples.ring.map((ringMs, index) => percentOf(samples.single[index], ringMs))),
     commBytesPerRank: Math.max(...facts.map(({ kvPayloadBytes }) => kvPayloadBytes)),
     exposedCommMs: Math.max(0, exposedCommMs),
     overlapPercent: communicationMs > 0 ? 100 * Math.min(1, Math.max(0, 1 - exposedCommMs / communicationMs)) : null,
     kvSlots: Math.max(...facts.map(({ kvSlots }) => kvSlots)),
     peakGpuBytes: Math.max(...facts.map(({ peakGpuBytes }) => peakGpuBytes)),
-    maxAbsError: verified ? Math.max(...verified.map(({ maxAbsError }) => maxAbsError)) : null,
-    wrong: verified ? verified.reduce((sum, { wrong }) => sum + wrong, 0) : null,
+    maxAbsError: verdict?.maxAbsError ?? null,
+    wrong: verdict?.wrong ?? null,
     adapter: fleet.coordinator.labels[0],
   };
 }
@@ -150,7 +143,7 @@ async function chooseSeqLen(fleet: RankFleet, context: SuiteContext): Promise<nu
   let { seqLen } = MAIN_CASE;
   for (;;) {
     context.progress(`sizing the problem: S=${seqLen}`);
-    await ask(fleet, { kind: 'prepare', call: callOf({ ...MAIN_CASE, seqLen }) }, context);
+    await ask(fleet, { kind: 'prepare', call: describeCase({ ...MAIN_CASE, seqLen, seqLenKv: seqLen }) }, context);
     let timeMs = Infinity;
     for (let attempt = 0; attempt < 2; attempt++) {
       const run = { kind: 'run', mode: 'single', timeoutMs: DEFAULT_TIMEOUT_MS, trace: false } as const;

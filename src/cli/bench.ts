@@ -3,12 +3,18 @@ import { type Command, Option } from 'commander';
 import { readEnvironment } from '../../bench/environment.ts';
 import { parseIntegers } from '../../bench/grid.ts';
 import { type Format, FORMATS, formatRows, type ReportRow } from '../../bench/report.ts';
-import type { SuiteContext } from '../../bench/suite.ts';
+import type { BenchCase, SuiteContext } from '../../bench/suite.ts';
 import { ConfigError } from '../errors.ts';
 import { checkWritable } from '../node/files.ts';
 import { addGridOptions, type GridFlags, spanGrid } from './bench-grid.ts';
 import { type CliContext, EXIT_FAILED, EXIT_OK } from './context.ts';
-import { addAdapterOption, addTransferOptions, addUnsupportedOptions, type DeviceFlags } from './options.ts';
+import {
+  addAdapterOption,
+  addTransferOptions,
+  addUnsupportedOptions,
+  checkWireDtype,
+  type DeviceFlags,
+} from './options.ts';
 import { createProgress } from './progress.ts';
 import { parseIndex, parsePositiveInteger, parseText, parseWord, valueOption } from './values.ts';
 
@@ -50,15 +56,23 @@ export function addBenchCommand(program: Command, context: CliContext): void {
   addSuiteOptions(ring);
   addTraceOption(addAdapterOption(addTransferOptions(ring)));
   addUnsupportedOptions(ring).action(async (flags: SuiteFlags & GridFlags) => {
-    const cases = spanGrid(flags);
+    const cases = spanCases(flags);
+    const other = cases.find(({ direction }) => direction !== 'forward');
+    if (other) {
+      const remedy = 'bench attention times the others on 1 rank';
+      throw new ConfigError(
+        'ERR_UNSUPPORTED',
+        `bench ring: times forward, got direction=${other.direction}; ${remedy}`,
+      );
+    }
     const { benchRing } = await import('../../bench/suites/ring.ts');
     await report(flags, context, (suiteContext) => benchRing(cases, suiteContext));
   });
 
-  const attention = addGridOptions(bench.command('attention').description('the attention kernel on one device'), 1);
+  const attention = addGridOptions(bench.command('attention').description('forward and backward on one device'), 1);
   addSuiteOptions(attention);
   addUnsupportedOptions(addAdapterOption(attention)).action(async (flags: SuiteFlags & GridFlags) => {
-    const cases = spanGrid(flags);
+    const cases = spanCases(flags);
     const several = cases.find(({ ranks }) => ranks > 1);
     if (several) {
       const remedy = 'bench ring times several ranks';
@@ -96,6 +110,12 @@ function addSuiteOptions(command: Command): Command {
 
 function addTraceOption(command: Command): Command {
   return command.addOption(valueOption('--trace <file>', 'write the last timed run for ui.perfetto.dev', parseText));
+}
+
+function spanCases(flags: SuiteFlags & GridFlags): BenchCase[] {
+  const cases = spanGrid(flags);
+  for (const { dtype } of cases) checkWireDtype(flags.wireDtype, dtype);
+  return cases;
 }
 
 function unknownSuite(suite: string): ConfigError {

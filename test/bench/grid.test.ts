@@ -1,6 +1,6 @@
 // Lists and ranges of the command line: what they expand to, and that nothing else is taken for one.
 import { expect } from 'chai';
-import { expandGrid, MAX_VALUES, parseIntegers } from '../../bench/grid.ts';
+import { expandGrid, groupNeighbours, MAX_VALUES, parseIntegers } from '../../bench/grid.ts';
 import { expectConfigError } from '../helpers/expect-config-error.ts';
 
 describe('parseIntegers', () => {
@@ -44,5 +44,13 @@ describe('expandGrid', () => {
 
   it('gives nothing when an axis has no value', () => {
     expect(expandGrid({ seqLen: [1, 2], layout: [] })).to.deep.equal([]);
+  });
+});
+
+describe('groupNeighbours', () => {
+  it('cuts a list where the key changes, and keeps the order', () => {
+    const groups = groupNeighbours([1, 3, 2, 4, 5], (value) => (value % 2 === 0 ? 'even' : 'odd'));
+    expect(groups).to.deep.equal([[1, 3], [2, 4], [5]]);
+    expect(groupNeighbours([], () => '')).to.deep.equal([]);
   });
 });

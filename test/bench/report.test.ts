@@ -18,11 +18,13 @@ const ROW: BenchRow = {
   layout: 'zigzag',
   batch: 1,
   seqLen: 1024,
+  seqLenKv: 1024,
   numHeads: 8,
   numKvHeads: 2,
   headDim: 64,
   dtype: 'f32',
   maskType: 'causal',
+  window: [-1, -1],
   direction: 'forward',
   timeMs: { p50: 12.3456, p95: 1234.5, min: 12, max: 1300, samples: [12, 1300] },
   tflops: 0.04567,
@@ -85,6 +87,20 @@ describe('formatRows md', () => {
     expect(alignments[cellsOf(titles).indexOf('layout')]).to.match(/^:-+$/);
   });
 
+  it('shows dtype, window and direction when some row has another than f32, unlimited and forward', () => {
+    const shown = (...rows: BenchRow[]) => {
+      const titles = cellsOf(formatRows(rows, 'md', HEADER).split('\n')[0]);
+      return titles.filter((title) => ['dtype', 'window', 'direction'].includes(title)).join();
+    };
+    expect(shown(ROW, ROW)).to.equal('');
+    expect(shown(ROW, { ...ROW, dtype: 'bf16' })).to.equal('dtype');
+    expect(shown(ROW, { ...ROW, direction: 'backward' })).to.equal('direction');
+    expect(shown({ ...ROW, window: [0, -1] }, ROW)).to.equal('window');
+    const [titles, , full, windowed] = formatRows([ROW, { ...ROW, window: [127, 0] }], 'md', HEADER).split('\n');
+    const at = cellsOf(titles).indexOf('window');
+    expect([cellsOf(full)[at], cellsOf(windowed)[at]]).to.deep.equal(['-1,-1', '127,0']);
+  });
+
   it('has the columns of the transport for rows of the transport', () => {
     const [titles, , cells] = formatRows([TRANSPORT_ROW, TRANSPORT_ROW], 'md', HEADER).split('\n');
     const row = Object.fromEntries(cellsOf(titles).map((title, index) => [title, cellsOf(cells)[index]]));
@@ -132,12 +148,12 @@ describe('formatRows csv', () => {
     const [titles, cells, ...rest] = formatRows([ROW], 'csv', HEADER).split('\n');
     expect(rest).to.deep.equal(['']);
     expect(titles).to.equal(
-      'suite,ranks,cpCommType,layout,batch,seqLen,numHeads,numKvHeads,headDim,dtype,maskType,direction,' +
+      'suite,ranks,cpCommType,layout,batch,seqLen,seqLenKv,numHeads,numKvHeads,headDim,dtype,maskType,window,direction,' +
         'timeMs.p50,timeMs.p95,timeMs.min,timeMs.max,timeMs.samples,tflops,percentOfIdeal,commBytesPerRank,' +
         'exposedCommMs,overlapPercent,kvSlots,peakGpuBytes,maxAbsError,wrong,adapter',
     );
     expect(cells).to.equal(
-      'ring,4,p2p,zigzag,1,1024,8,2,64,f32,causal,forward,12.3456,1234.5,12,1300,12 1300,0.04567,85.25,3145728,' +
+      'ring,4,p2p,zigzag,1,1024,1024,8,2,64,f32,causal,-1 -1,forward,12.3456,1234.5,12,1300,12 1300,0.04567,85.25,3145728,' +
         '0,,2,1572864,0.000001234,0,"lavapipe, ""LLVM"""',
     );
   });

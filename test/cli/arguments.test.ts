@@ -32,7 +32,29 @@ const REFUSALS: readonly (readonly [argv: readonly string[], pattern: RegExp])[]
   [[...RUN, '--softmax-scale', 'NaN'], /--softmax-scale: must be a finite number, got 'NaN' \[ERR_OPTION\]/],
   [[...RUN, '--softmax-scale', ''], /--softmax-scale: must be a finite number, got '' \[ERR_OPTION\]/],
   [[...RUN, '--ranks', '-1'], /--ranks: must be an integer from 1, got '-1' \[ERR_OPTION\]/],
-  [[...RUN, '--mask-type', 'diagonal'], /--mask-type: 'diagonal' is no known value.*no_mask, causal \[ERR_OPTION\]/],
+  [
+    [...RUN, '--mask-type', 'diagonal'],
+    /--mask-type: 'diagonal' is no known value.*no_mask, causal.*padding_causal_bottom_right \[ERR_OPTION\]/,
+  ],
+  [[...RUN, '--window', '128'], /--window: takes left,right.*got '128' \[ERR_OPTION\]/],
+  [[...RUN, '--window', '-2,0'], /--window: takes left,right.*got '-2,0' \[ERR_OPTION\]/],
+  [[...RUN, '--window', '1,2,3'], /--window: takes left,right.*\[ERR_OPTION\]/],
+  [[...RUN, '--window', '1073741824,0'], /window must be \[left, right\].*got window=1073741824,0 \[ERR_OPTION\]/],
+  [[...RUN, '--softcap', '-1'], /softcap must be finite and at least 0.*got softcap=-1 \[ERR_OPTION\]/],
+  [[...RUN, '--softcap', 'soft'], /--softcap: must be a finite number, got 'soft' \[ERR_OPTION\]/],
+  [[...RUN, '--sink', 'kitchen'], /--sink: 'kitchen' is no known value.*none, off_by_one, learnable \[ERR_OPTION\]/],
+  [[...RUN, '--dropout', '1'], /dropout must be at least 0 and below 1, got dropout=1 \[ERR_OPTION\]/],
+  [[...RUN, '--seed', '-1'], /--seed: must be an integer from 0, got '-1' \[ERR_OPTION\]/],
+  [[...RUN, '--seed', '9007199254740992'], /--seed: must be an integer from 0.*\[ERR_OPTION\]/],
+  [[...RUN, '--dtype', 'f64'], /--dtype: 'f64' is no known value.*f32, f16, bf16 \[ERR_OPTION\]/],
+  [['bench', 'attention', '--window', '1,2,3'], /--window: takes left,right.*got '1,2,3' \[ERR_OPTION\]/],
+  [['bench', 'attention', '--window', '1,2;'], /--window: takes left,right.*got '' \[ERR_OPTION\]/],
+  [['bench', 'attention', '--window', '0,1073741824'], /window must be \[left, right\].*\[ERR_OPTION\]/],
+  [['bench', 'attention', '--direction', 'sideways'], /--direction: 'sideways' is no known value.*\[ERR_OPTION\]/],
+  [
+    ['bench', 'attention', '--dtype', 'f32,f16', '--head-dim', '7'],
+    /head dim in f16 must be even, got headDim=7.*\[ERR_SHAPE\]/,
+  ],
   [[...LAUNCH, '--node-rank', '1', 'x.ts'], /--node-rank must be less than --nnodes.*\[ERR_OPTION\]/],
   // What this version does not compute
   [['serve', '--ranks', '2'], /no 'kvring serve' \[ERR_UNSUPPORTED\]/],
@@ -40,28 +62,36 @@ const REFUSALS: readonly (readonly [argv: readonly string[], pattern: RegExp])[]
   [['bench', 'peers'], /got suite='peers' \[ERR_UNSUPPORTED\]/],
   [['bench', 'attention', '--ranks', '2'], /takes 1 rank, got ranks=2; bench ring.*\[ERR_UNSUPPORTED\]/],
   [[...LAUNCH, 'pretrain-gpt', '--num-layers', '2'], /no pretrain-gpt.*\[ERR_UNSUPPORTED\]/],
-  [['bench', 'ring', '--direction', 'forward,backward'], /--direction: .*got 'backward' \[ERR_UNSUPPORTED\]/],
-  [['bench', 'ring', '--dtype', 'f16'], /--dtype: .*got 'f16' \[ERR_UNSUPPORTED\]/],
-  [[...RUN, '--dtype', 'bf16'], /--dtype: .*got 'bf16' \[ERR_UNSUPPORTED\]/],
-  [[...RUN, '--mask-type', 'padding_causal'], /--mask-type: .*got 'padding_causal' \[ERR_UNSUPPORTED\]/],
+  [
+    ['bench', 'ring', '--direction', 'forward,backward'],
+    /bench ring: times forward, got direction=backward; bench attention.*\[ERR_UNSUPPORTED\]/,
+  ],
+  [
+    ['bench', 'ring', '--direction', 'forward_backward'],
+    /bench ring: times forward, got direction=forward_backward.*\[ERR_UNSUPPORTED\]/,
+  ],
+  ...['padding', 'padding_causal', 'padding_causal_bottom_right'].map(
+    (maskType) =>
+      [
+        ['bench', 'attention', '--mask-type', `causal,${maskType}`],
+        new RegExp(`--mask-type: .*got '${maskType}'; .*length of every sequence.*\\[ERR_UNSUPPORTED\\]`),
+      ] as const,
+  ),
+  [
+    ['bench', 'attention', '--dtype', 'f16', '--wire-dtype', 'f32'],
+    /--wire-dtype: .*stored, in f16, got 'f32'.*\[ERR_UNSUPPORTED\]/,
+  ],
+  [[...RUN, '--backward', '--ranks', '2'], /--backward: .*on 1 rank, got ranks=2.*\[ERR_UNSUPPORTED\]/],
   ...['all_gather', 'a2a', 'a2a+p2p'].map(
     (type) =>
       [[...RUN, '--cp-comm-type', type], /--cp-comm-type: this version computes p2p.*\[ERR_UNSUPPORTED\]/] as const,
   ),
   ...[
-    ['--window', '128,0'],
-    ['--window', '-1,0'],
-    ['--softcap', '30'],
-    ['--sink', 'off_by_one'],
-    ['--dropout', '0.1'],
-    ['--seed', '1'],
     ['--wire-dtype', 'bf16'],
     ['--hierarchical-context-parallel-sizes', '2,2'],
     ['--remote-ranks', '1'],
     ['--port', '8000'],
     ['--host', '0.0.0.0'],
-    ['--backward'],
-    ['--max-logit'],
   ].map(
     (later) => [[...RUN, ...later], new RegExp(`${later[0]}: this version does not.*\\[ERR_UNSUPPORTED\\]`)] as const,
   ),
@@ -81,10 +111,21 @@ describe('kvring refuses with exit code 2 and one line', () => {
 
 describe('kvring takes', () => {
   it('values of later options that ask for nothing: the refusal is about the file', async () => {
-    const off = ['--window', '-1,-1', '--softcap', '0', '--sink', 'none', '--dropout', '0', '--wire-dtype', 'f32'];
+    const off = ['--wire-dtype', 'f32', '--remote-ranks', '0'];
     const { exitCode, stderr } = await callCli(['run', '--input', 'none', '--output', 'out.safetensors', ...off]);
     expect(stderr).to.match(/path=none: there is no such file \[ERR_FILE\]/);
     expect(exitCode).to.equal(2);
+  });
+
+  it('every option of a call, with values that begin with a dash: the refusal is about the file', async () => {
+    const call = ['--mask-type', 'padding_causal_bottom_right', '--softmax-scale', '-0.5', '--softcap', '30'];
+    const rest = ['--sink', 'learnable', '--dropout', '0.1', '--seed', '9007199254740991', '--dtype', 'bf16'];
+    for (const window of [['--window', '-1,0'], ['--window=-1,-1'], ['--window', '128, 0']]) {
+      const argv = [...call, ...rest, ...window, '--max-logit', '--backward'];
+      const { exitCode, stderr } = await callCli(['run', '--input', 'none', '--output', 'out.safetensors', ...argv]);
+      expect(stderr).to.match(/path=none: there is no such file \[ERR_FILE\]/);
+      expect(exitCode).to.equal(2);
+    }
   });
 
   it('--help and --version on stdout with exit code 0', async () => {

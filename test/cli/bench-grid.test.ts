@@ -12,6 +12,7 @@ const ONE: GridFlags = {
   headDim: [64],
   dtype: ['f32'],
   maskType: ['no_mask'],
+  window: [[-1, -1]],
   direction: ['forward'],
   ranks: [4],
   cpCommType: ['p2p'],
@@ -43,7 +44,38 @@ describe('spanGrid', () => {
       [4, 512],
     ]);
     expect(Object.keys(cases[0]).join()).to.equal(
-      'ranks,cpCommType,layout,batch,seqLen,numHeads,numKvHeads,headDim,dtype,maskType,direction',
+      'ranks,cpCommType,layout,batch,seqLen,seqLenKv,numHeads,numKvHeads,headDim,dtype,maskType,window,direction',
+    );
+  });
+
+  it('has as many keys as queries unless told', () => {
+    const keys = (flags: Partial<GridFlags>) => spanGrid({ ...ONE, ...flags }).map((one) => [one.seqLen, one.seqLenKv]);
+    expect(keys({ seqLen: [1, 64] })).to.deep.equal([
+      [1, 1],
+      [64, 64],
+    ]);
+    expect(keys({ seqLen: [1, 8], seqLenKv: [4096] })).to.deep.equal([
+      [1, 4096],
+      [8, 4096],
+    ]);
+  });
+
+  it('keeps windows and directions of the same case side by side, so that they can take turns', () => {
+    const cases = spanGrid({
+      ...ONE,
+      maskType: ['no_mask', 'causal'],
+      window: [
+        [-1, -1],
+        [127, 0],
+      ],
+      direction: ['forward', 'backward'],
+    });
+    expect(cases.map(({ maskType, window, direction }) => [maskType, String(window), direction])).to.deep.equal(
+      ['no_mask', 'causal'].flatMap((maskType) =>
+        ['-1,-1', '127,0'].flatMap((window) =>
+          ['forward', 'backward'].map((direction) => [maskType, window, direction]),
+        ),
+      ),
     );
   });
 

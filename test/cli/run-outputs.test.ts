@@ -3,13 +3,12 @@ import { expect } from 'chai';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { referenceForward } from '../../src/attention/reference.ts';
-import { inferShape } from '../../src/attention/shape.ts';
 import { readSafetensors, writeSafetensors } from '../../src/node/files.ts';
-import { f32Tensor } from '../../src/tensor/tensor.ts';
+import { f32Tensor, type F32Tensor } from '../../src/tensor/tensor.ts';
 import type { RunMetrics } from '../../src/trace/counters.ts';
 import type { ChromeTrace } from '../../src/trace/perfetto.ts';
 import { LANES } from '../../src/trace/timeline.ts';
+import { expectReference } from '../helpers/attention-case.ts';
 import { callCli } from '../helpers/run-cli.ts';
 import { seededNormal } from '../helpers/seeded.ts';
 
@@ -41,10 +40,7 @@ describe('kvring run --ranks 3 --metrics --trace', () => {
     const lse = tensors.get('lse')!;
     expect(out.shape).to.deep.equal([BATCH, SEQ_LEN, HEADS, DIM]);
     expect(lse.shape).to.deep.equal([BATCH, HEADS, SEQ_LEN]);
-    const options = { maskType: 'causal', softmaxScale: 1 / Math.sqrt(DIM) } as const;
-    const reference = referenceForward({ q: q.data, k: k.data, v: v.data }, inferShape(q, k, v), options);
-    for (const [index, value] of reference.out.entries()) expect(out.data[index]).to.be.closeTo(value, 5e-6);
-    for (const [index, value] of reference.lse.entries()) expect(lse.data[index]).to.be.closeTo(value, 5e-6);
+    expectReference({ inputs: { q, k, v }, options: { maskType: 'causal' } }, { out, lse: lse as F32Tensor });
   });
 
   it('writes the counters of every rank, with the bytes that the formula gives', async () => {
