@@ -33,9 +33,15 @@ export function addRunCommand(program: Command, context: CliContext): void {
   const run = program
     .command('run')
     .description('attention over q, k, v [B, S, H, D], or packed [T, H, D], of a safetensors file')
-    .addOption(valueOption('--input <file>', 'safetensors with q, k, v and what else', parseText).makeOptionMandatory())
     .addOption(
-      valueOption('--output <file>', 'safetensors for out, lse and what else', parseText).makeOptionMandatory(),
+      valueOption(
+        '--input <file>',
+        'safetensors with q, k, v and the tensors of options',
+        parseText,
+      ).makeOptionMandatory(),
+    )
+    .addOption(
+      valueOption('--output <file>', 'safetensors for out, lse and the other results', parseText).makeOptionMandatory(),
     )
     .option('--backward', 'also write the gradients of the inputs for the tensor dout')
     .addOption(valueOption('--metrics <file>', 'write the counters of every rank as JSON', parseText))

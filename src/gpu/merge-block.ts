@@ -20,11 +20,15 @@ export interface MergeTensors {
 export interface MergeOptions {
   /** Also merge the largest score of each row, behind lse. Default false. */
   maxLogit?: boolean;
+  /**
+   * Invocations that share a row. Default: 16 on a GPU, so that neighbours read neighbours; 1 on a software adapter, where
+   * nothing then waits.
+   */
+  columns?: 1 | 16;
 }
 
-/** On a GPU this many invocations share a row, so that neighbours read neighbours; a CPU prefers one to a row. */
-const GPU_COLUMNS = 16;
-const GPU_WORKGROUP_SIZE = 256;
+/** Invocations of a workgroup whose rows are shared. */
+const SHARED_WORKGROUP_SIZE = 256;
 
 export class MergeBlock {
   readonly #pipeline: GPUComputePipeline;
@@ -38,12 +42,13 @@ export class MergeBlock {
   }
 
   /** Compiles the kernel; it is the same for every head dim. */
-  static async create(gpu: Gpu, { maxLogit = false }: MergeOptions = {}): Promise<MergeBlock> {
+  static async create(gpu: Gpu, options: MergeOptions = {}): Promise<MergeBlock> {
+    const { maxLogit = false, columns = gpu.adapter.isSoftware ? 1 : 16 } = options;
     const layout = createStorageLayout(gpu.device, 'merge-block', ['read', 'read', 'read_write', 'read_write']);
-    const columns = gpu.adapter.isSoftware ? {} : { WORKGROUP_SIZE: GPU_WORKGROUP_SIZE, COLUMNS: GPU_COLUMNS };
+    const shared = columns === 1 ? {} : { WORKGROUP_SIZE: SHARED_WORKGROUP_SIZE, COLUMNS: columns };
     const pipeline = await gpu.pipelines.get({
       shader: 'merge-block.wgsl',
-      overrides: { ...columns, TRACKS_MAX: Number(maxLogit) },
+      overrides: { ...shared, TRACKS_MAX: Number(maxLogit) },
       bindGroupLayouts: [layout, createBlockLayout(gpu.device)],
     });
     return new MergeBlock(pipeline, new BindGroupCache(gpu.device, layout), maxLogit);
