@@ -31,8 +31,8 @@ export function readLengths(
     );
   }
   if (cuSeqlensQ === undefined || cuSeqlensKv === undefined) {
-    const wanted = packed ? 'packed tensors [tokens, heads, headDim]' : `maskType=${maskType}`;
-    throw new ConfigError('ERR_OPTION', `attention: ${wanted} need the tensors cuSeqlensQ and cuSeqlensKv`);
+    const wanted = packed ? 'packed tensors [tokens, heads, headDim] need' : `maskType=${maskType} needs`;
+    throw new ConfigError('ERR_OPTION', `attention: ${wanted} the tensors cuSeqlensQ and cuSeqlensKv`);
   }
   if (!packed && (cuSeqlensQPadded !== undefined || cuSeqlensKvPadded !== undefined)) {
     throw new ConfigError('ERR_OPTION', 'attention: cuSeqlensQPadded and cuSeqlensKvPadded are for packed tensors');

@@ -133,13 +133,13 @@ const REFUSALS: Record<string, Refusal> = {
     control: PAD,
     change: { cuSeqlensQ: undefined },
     code: 'ERR_OPTION',
-    pattern: /maskType=padding need the tensors cuSeqlensQ and cuSeqlensKv/,
+    pattern: /maskType=padding needs the tensors cuSeqlensQ and cuSeqlensKv/,
   },
   'a padding mask type without lengths of keys': {
     control: PAD,
     change: { cuSeqlensKv: undefined },
     code: 'ERR_OPTION',
-    pattern: /need the tensors cuSeqlensQ and cuSeqlensKv/,
+    pattern: /needs the tensors cuSeqlensQ and cuSeqlensKv/,
   },
   'packed tensors without lengths': {
     control: [PACKED],

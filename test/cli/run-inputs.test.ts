@@ -68,7 +68,7 @@ const OPTIONS: readonly Refusal[] = [
     { ...QKV, ...LENGTHS },
     /cuSeqlensQ, cuSeqlensKv is for packed.*\[ERR_OPTION\]/,
   ],
-  ['no lengths for --mask-type padding', QKV, /padding need the tensors cuSeqlensQ.*\[ERR_OPTION\]/, PADDING],
+  ['no lengths for --mask-type padding', QKV, /padding needs the tensors cuSeqlensQ.*\[ERR_OPTION\]/, PADDING],
   ['packed tensors and no lengths', PACKED, /need the tensors cuSeqlensQ and cuSeqlensKv \[ERR_OPTION\]/],
   [
     'lengths of another batch',
