@@ -85,6 +85,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invocation_id
           kv_lane[load * CHUNK_SIZE + c] = decode_element(chunk[c / ELEMENTS_PER_WORD], c);
         }
       }
+      let key_position = range.position + range.position_stride * j;
+      var term = array<f32, ROWS_PER_LANE>();
+      if (HAS_ALIBI || HAS_BIAS) {
+        // Before the product: a load is a branch to a software adapter, and one between product and softmax makes its
+        // compiler store all sums.
+        for (var r = 0u; r < ROWS_PER_LANE; r++) { // unroll
+          let row = tile.row + query_row[r];
+          term[r] = score_term(batch, query_head[r], row, query_position[r], tile.offset, key_position);
+        }
+      }
       var score = array<f32, ROWS_PER_LANE>();
       for (var d = 0u; d < HEAD_DIM_QK; d++) { // unroll
         let k_element = subgroupShuffle(kv_lane[d / LOAD_SIZE * CHUNK_SIZE + d % CHUNK_SIZE], d / CHUNK_SIZE % SUBGROUP_SIZE);
@@ -92,12 +102,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(subgroup_invocation_id
           score[r] += q_rows[d * ROWS_PER_LANE + r] * k_element;
         }
       }
-      let key_position = range.position + range.position_stride * j;
       if (HAS_SOFTCAP || HAS_ALIBI || HAS_BIAS) {
         for (var r = 0u; r < ROWS_PER_LANE; r++) { // unroll
-          let row = tile.row + query_row[r];
-          let i = query_position[r];
-          score[r] = score_from_dot(score[r], batch, query_head[r], row, i, tile.offset, key_position).value;
+          score[r] = cap_dot(score[r]).value + term[r];
         }
       }
       if (j < range.full_begin || j >= range.full_end) {
