@@ -7,13 +7,6 @@ export const INPUT_SEEDS = { q: 1, k: 2, v: 3, dout: 4 } as const;
 const TWO_PI = 2 * Math.PI;
 const UINT32 = 2 ** 32;
 
-/** Element `index` (0 to 2⁵³ − 1) of the tensor with this seed. */
-export function normalAt(seed: number, index: number): number {
-  const element = new Float32Array(1);
-  fillNormal(element, seed, index);
-  return element[0];
-}
-
 /** Fills `target` with elements firstIndex, firstIndex + 1, … of the tensor with this seed. */
 export function fillNormal(target: Float32Array, seed: number, firstIndex = 0): void {
   const end = firstIndex + target.length;

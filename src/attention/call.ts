@@ -1,14 +1,7 @@
 // One attention call: its tensors, and everything about it that is not tensor data, as plain JSON that ranks can agree on.
 // What is wrong with a call is found here, before any work. Pure.
 import { ConfigError } from '../errors.ts';
-import {
-  type F32Tensor,
-  FLOAT_DTYPES,
-  type FloatDType,
-  type HostTensor,
-  numElements,
-  validateTensor,
-} from '../tensor/tensor.ts';
+import { type F32Tensor, FLOAT_DTYPES, type FloatDType, type HostTensor, validateTensor } from '../tensor/tensor.ts';
 import { isCausal, keyInterval } from './mask.ts';
 import { type AttentionOptions, fillOptions } from './options.ts';
 import { countPairs } from './schedule.ts';
@@ -199,11 +192,6 @@ export function kvShape({ shape, lengths }: AttentionCall, headDim: number): num
 export function lseShape({ shape, lengths }: AttentionCall): number[] {
   const { batch, seqLenQ, numHeads } = shape;
   return lengths?.packed ? [numHeads, seqLenQ] : [batch, numHeads, seqLenQ];
-}
-
-/** The number of elements of lse, and of each other per-row quantity. */
-export function numRows(call: AttentionCall): number {
-  return numElements(lseShape(call));
 }
 
 /** Floating-point operations of a forward: 2·H·(pairs that the mask keeps)·(Dqk + Dv); a plain causal mask keeps half. */

@@ -10,6 +10,7 @@ import {
   listSequences,
   pairShards,
   type PaddingRows,
+  type Sequence,
   type SequenceBlock,
 } from '../attention/sequences.ts';
 import { validateShape } from '../attention/shape.ts';
@@ -140,18 +141,21 @@ export function stepBlocks({ call, queryShard, kvShards, steps }: RingPlan, step
 
 /** The rank's query rows that belong to no sequence. */
 export function queryPadding({ call, queryShard }: RingPlan): PaddingRows[] {
-  const sequences = listSequences(call.shape, call.options.maskType, call.lengths);
-  return listPadding(queryShard, call.shape.batch, (entry) =>
-    sequences.filter(({ batch }) => batch === entry).map(({ startQ, lenQ }) => [startQ, lenQ]),
-  );
+  return shardPadding(call, queryShard, ({ startQ, lenQ }) => [startQ, lenQ]);
 }
 
 /** The rank's own KV rows that belong to no sequence. */
 export function kvPadding({ call, kvShards, cpRank }: RingPlan): PaddingRows[] {
-  const sequences = listSequences(call.shape, call.options.maskType, call.lengths);
-  return listPadding(kvShards[cpRank], call.shape.batch, (entry) =>
-    sequences.filter(({ batch }) => batch === entry).map(({ startKv, lenKv }) => [startKv, lenKv]),
-  );
+  return shardPadding(call, kvShards[cpRank], ({ startKv, lenKv }) => [startKv, lenKv]);
+}
+
+function shardPadding(
+  { shape, options, lengths }: AttentionCall,
+  shard: Shard,
+  spanOf: (sequence: Sequence) => readonly [start: number, length: number],
+): PaddingRows[] {
+  const sequences = listSequences(shape, options.maskType, lengths);
+  return listPadding(shard, shape.batch, (entry) => sequences.filter(({ batch }) => batch === entry).map(spanOf));
 }
 
 /** Whether slopes or sinks come with the call; without, they are 0. */

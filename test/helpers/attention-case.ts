@@ -89,7 +89,7 @@ export function expectReference({ options, inputs }: CallTensors, result: Attent
 }
 
 function outBudget({ dtype }: AttentionCall, expected: readonly number[], baseline: readonly number[]): Budget {
-  return dtype === 'f32' ? TOLERANCE.f32.out : budget16(expected, baseline, dtype);
+  return dtype === 'f32' ? TOLERANCE.f32.out : budget16(expected, baseline);
 }
 
 /** Up to `maxRows` rows of q, evenly spread, the first and the last among them. */
@@ -131,7 +131,7 @@ export function expectReferenceGradients(
     if (wanted === undefined && tensor === undefined) continue;
     if (wanted === undefined || tensor === undefined) throw new Error(`${name}: got ${!!tensor}, expected ${!!wanted}`);
     const rounded = baseline && (name === 'dq' || name === 'dk' || name === 'dv') ? baseline[name] : null;
-    const budget = rounded && dtype !== 'f32' ? budget16(wanted, rounded, dtype) : gradientBudget(wanted, floors[name]);
+    const budget = rounded ? budget16(wanted, rounded) : gradientBudget(wanted, floors[name]);
     expectClose(toFloat32(tensor), wanted, budget, (index) => `${name}[${indexTuple(index, tensor.shape).join(', ')}]`);
   }
 }
